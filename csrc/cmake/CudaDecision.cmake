@@ -1,0 +1,37 @@
+# Decides PARAMIXER_WITH_CUDA from PARAMIXER_CUDA, and says why. It never asks whether a GPU is present: what is built here
+# may run elsewhere.
+
+set(PARAMIXER_WITH_CUDA OFF)
+set(_obstacle "")
+if(PARAMIXER_CUDA STREQUAL "OFF")
+  set(_obstacle "PARAMIXER_CUDA=OFF")
+else()
+  unset(PARAMIXER_NVCC CACHE)  # a toolkit may come and go between two runs in one build tree
+  find_program(PARAMIXER_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin)
+  if(PARAMIXER_OPS AND NOT PARAMIXER_TORCH_CUDA)
+    set(_obstacle "torch ${Torch_VERSION} is a CPU build")
+  elseif(NOT PARAMIXER_NVCC)
+    set(_obstacle "no nvcc on PATH, in CUDA_HOME or in /usr/local/cuda")
+  else()
+    execute_process(COMMAND ${PARAMIXER_NVCC} --version OUTPUT_VARIABLE _version COMMAND_ERROR_IS_FATAL ANY)
+    string(REGEX REPLACE ".*release ([0-9]+\\.[0-9]+).*" "\\1" PARAMIXER_NVCC_VERSION "${_version}")
+    string(REGEX REPLACE "\\..*" "" _nvcc_major "${PARAMIXER_NVCC_VERSION}")
+    string(REGEX REPLACE "\\..*" "" _torch_major "${PARAMIXER_TORCH_CUDA}")
+    if(PARAMIXER_NVCC_VERSION VERSION_LESS 12.8)
+      set(_obstacle "nvcc ${PARAMIXER_NVCC_VERSION} is older than 12.8")
+    elseif(PARAMIXER_OPS AND NOT _nvcc_major STREQUAL _torch_major)
+      set(_obstacle "nvcc ${PARAMIXER_NVCC_VERSION} does not match torch's CUDA ${PARAMIXER_TORCH_CUDA}")
+    endif()
+  endif()
+endif()
+
+if(_obstacle STREQUAL "")
+  set(PARAMIXER_WITH_CUDA ON)
+  set(CMAKE_CUDA_COMPILER ${PARAMIXER_NVCC})
+  message(STATUS "paramixer: CUDA kernels are built with nvcc ${PARAMIXER_NVCC_VERSION} "
+                 "for ${PARAMIXER_CUDA_ARCHITECTURES}")
+elseif(PARAMIXER_CUDA STREQUAL "ON")
+  message(FATAL_ERROR "paramixer: PARAMIXER_CUDA=ON, but ${_obstacle}")
+else()
+  message(STATUS "paramixer: CPU only: ${_obstacle}")
+endif()

@@ -1,0 +1,79 @@
+// One sparse factor as the kernels see it: sizes, strides, offsets and raw pointers, passed by value.
+//
+//   mix:            result[i,c] = sum_k weight[i,k] value[(i + o_k) mod N, c]
+//   mix_transpose:  result[j,c] = sum_k weight[(j - o_k) mod N, k] value[(j - o_k) mod N, c]
+//   link_dot:       dots[i,k]   = sum_c grad[i,c] value[(i + o_k) mod N, c]
+//   mix_backward:   dots as link_dot, and result[j,c] = sum_k weight[(j - o_k) mod N, k] grad[(j - o_k) mod N, c]
+//
+// Torch-free; compiles for host and device.
+#pragma once
+
+#include <cstdint>
+
+#include "core/numeric.h"
+
+namespace paramixer {
+
+inline constexpr int kMaxLinks = 64;
+inline constexpr int kMaxBatchDims = 4;
+
+// One operand, (batch..., N, columns): columns are links or channels. Strides count elements and may be zero
+// (broadcast); torch has no negative ones. `data` is the first element.
+struct Operand {
+  void* data = nullptr;
+  int64_t batch[kMaxBatchDims] = {};
+  int64_t row = 0;
+  int64_t column = 0;
+};
+
+struct Problem {
+  int64_t length = 0;    // N, the ring
+  int64_t channels = 0;  // D
+  int32_t links = 0;     // K <= kMaxLinks
+  int32_t batch_dims = 0;
+  int64_t batch_sizes[kMaxBatchDims] = {};  // outermost first
+  int64_t offsets[kMaxLinks] = {};          // reduced to [0, N)
+  Operand weight;                           // (B, N, K), read
+  Operand value;                            // (B, N, D), read
+  Operand grad;                             // (B, N, D), read
+  Operand result;                           // (B, N, D), written
+  Operand dots;                             // (B, N, K), written
+};
+
+// The offset as a non-negative shift along a ring of `length` positions.
+PARAMIXER_INLINE int64_t reduce_offset(int64_t offset, int64_t length) {
+  const int64_t remainder = offset % length;
+  return remainder < 0 ? remainder + length : remainder;
+}
+
+// `position` in [0, 2 * length) brought back onto the ring, without a division.
+template <typename Index>
+PARAMIXER_INLINE Index wrap(Index position, Index length) {
+  return position >= length ? position - length : position;
+}
+
+PARAMIXER_INLINE int64_t batch_count(const Problem& problem) {
+  int64_t count = 1;
+  for (int d = 0; d < problem.batch_dims; ++d) count *= problem.batch_sizes[d];
+  return count;
+}
+
+// Elements between an operand's first element and the first element of its batch item `batch`.
+PARAMIXER_INLINE int64_t batch_offset(const Problem& problem, const Operand& operand, int64_t batch) {
+  int64_t offset = 0;
+  for (int d = problem.batch_dims - 1; d >= 0; --d) {
+    offset += (batch % problem.batch_sizes[d]) * operand.batch[d];
+    batch /= problem.batch_sizes[d];
+  }
+  return offset;
+}
+
+// The largest distance in elements between two elements of an operand with `columns` columns: 32-bit indices
+// serve when it fits for every operand.
+PARAMIXER_INLINE int64_t extent(const Problem& problem, const Operand& operand, int64_t columns) {
+  int64_t last = (problem.length - 1) * operand.row + (columns - 1) * operand.column;
+  for (int d = 0; d < problem.batch_dims; ++d) last += (problem.batch_sizes[d] - 1) * operand.batch[d];
+  return last;
+}
+
+}  // namespace paramixer

@@ -1,0 +1,46 @@
+// The CPU kernels of one sparse factor, torch-free and thread-free: each call computes a range of rows, and whoever
+// calls decides how ranges are shared over threads. A row is computed the same way in whatever range it falls.
+#pragma once
+
+#include <cstdint>
+
+#include "core/problem.h"
+
+namespace paramixer::cpu {
+
+// Rows are numbered batch item by batch item: row r is position r % N of batch item r / N.
+struct RowRange {
+  int64_t begin;
+  int64_t end;
+};
+
+using Kernel = void (*)(const Problem&, RowRange);
+
+// What the kernels write must have a column stride of one; so must the channels they read.
+struct KernelSet {
+  Kernel mix;            // weight, value -> result
+  Kernel mix_transpose;  // weight, value -> result
+  Kernel link_dot;       // grad, value -> dots
+  Kernel mix_backward;   // weight, value, grad -> dots, result
+};
+
+struct InstructionSet {
+  const char* name;
+  bool (*supported)();
+  KernelSet kernels[kDTypeCount];  // by DType
+};
+
+// Best first; the last one, "baseline", is supported everywhere.
+struct InstructionSets {
+  const InstructionSet* const* begin_;
+  const InstructionSet* const* end_;
+  const InstructionSet* const* begin() const { return begin_; }
+  const InstructionSet* const* end() const { return end_; }
+};
+InstructionSets instruction_sets();
+
+// The best one this processor supports, or the one named by the environment variable PARAMIXER_CPU_ISA (read once).
+// Throws std::runtime_error when that name is unknown or not supported here.
+const InstructionSet& selected_instruction_set();
+
+}  // namespace paramixer::cpu

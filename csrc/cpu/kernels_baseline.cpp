@@ -1,0 +1,15 @@
+// Portable: vectors of 16 bytes through the compiler's vector types, no processor-specific code.
+#define PARAMIXER_ISA_NAMESPACE baseline
+#include "cpu/kernels.inl"
+
+namespace paramixer::cpu {
+namespace {
+
+bool always_supported() { return true; }
+
+}  // namespace
+
+extern const InstructionSet kBaseline;
+const InstructionSet kBaseline = {"baseline", always_supported, PARAMIXER_KERNEL_SETS};
+
+}  // namespace paramixer::cpu

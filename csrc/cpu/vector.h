@@ -1,0 +1,207 @@
+// A block of L accumulator lanes (float or double): loading, storing and summing it. Included by kernels.inl only,
+// inside the namespace of one instruction set.
+//
+// A block wider than the machine's vectors is split into parts, so that L, and with it every order of summation, is
+// the same for all instruction sets.
+
+#if defined(PARAMIXER_ISA_AVX512)
+constexpr int kVectorBytes = 64;
+constexpr bool kCanStream = true;
+#elif defined(PARAMIXER_ISA_AVX2)
+constexpr int kVectorBytes = 32;
+constexpr bool kCanStream = true;
+#else
+constexpr int kVectorBytes = 16;
+constexpr bool kCanStream = false;
+#endif
+
+template <typename A, int W>
+struct VectorOf {
+  typedef A type __attribute__((vector_size(W * sizeof(A))));
+};
+template <typename A>
+struct VectorOf<A, 1> {
+  typedef A type;
+};
+template <typename A, int W>
+using Vector = typename VectorOf<A, W>::type;
+
+// ---- W elements of storage type T, widened to a vector, and back
+
+#if defined(PARAMIXER_ISA_AVX2) || defined(PARAMIXER_ISA_AVX512)
+
+template <int W>
+PARAMIXER_INLINE Vector<float, W> load_half(const Float16* from) {
+  if constexpr (W == 4) {
+    return (Vector<float, 4>)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i*)from));
+  } else if constexpr (W == 8) {
+    return (Vector<float, 8>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
+#if defined(PARAMIXER_ISA_AVX512)
+  } else {
+    return (Vector<float, 16>)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+#endif
+  }
+}
+
+template <int W>
+PARAMIXER_INLINE void store_half(Float16* to, const Vector<float, W>& from) {
+  if constexpr (W == 4) {
+    _mm_storel_epi64((__m128i*)to, _mm_cvtps_ph((__m128)from, _MM_FROUND_TO_NEAREST_INT));
+  } else if constexpr (W == 8) {
+    _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph((__m256)from, _MM_FROUND_TO_NEAREST_INT));
+#if defined(PARAMIXER_ISA_AVX512)
+  } else {
+    _mm256_storeu_si256((__m256i*)to, _mm512_cvtps_ph((__m512)from, _MM_FROUND_TO_NEAREST_INT));
+#endif
+  }
+}
+
+#else
+
+template <int W>
+PARAMIXER_INLINE Vector<float, W> load_half(const Float16* from) {
+  Vector<float, W> to;
+  for (int lane = 0; lane < W; ++lane) to[lane] = widen(from[lane]);
+  return to;
+}
+
+template <int W>
+PARAMIXER_INLINE void store_half(Float16* to, const Vector<float, W>& from) {
+  for (int lane = 0; lane < W; ++lane) to[lane] = narrow<Float16>(from[lane]);
+}
+
+#endif
+
+template <int W>
+PARAMIXER_INLINE Vector<float, W> load_bfloat16(const BFloat16* from) {
+  Vector<uint16_t, W> bits;
+  __builtin_memcpy(&bits, from, sizeof(bits));
+  return (Vector<float, W>)(__builtin_convertvector(bits, Vector<uint32_t, W>) << 16);
+}
+
+// As detail::round_to_bfloat16, lane by lane.
+template <int W>
+PARAMIXER_INLINE void store_bfloat16(BFloat16* to, const Vector<float, W>& from) {
+  const auto wide = (Vector<uint32_t, W>)from;
+  const auto rounded = (wide + 0x7fffu + ((wide >> 16) & 1u)) >> 16;
+  const auto quiet = (wide >> 16) | 0x40u;
+  const auto chosen = (wide & 0x7fffffffu) > 0x7f800000u ? quiet : rounded;
+  const auto bits = __builtin_convertvector(chosen, Vector<uint16_t, W>);
+  __builtin_memcpy(to, &bits, sizeof(bits));
+}
+
+template <int W, typename T>
+PARAMIXER_INLINE Vector<Accumulate<T>, W> load(const T* from) {
+  if constexpr (W == 1) {
+    return widen(*from);
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    return load_bfloat16<W>(from);
+  } else if constexpr (std::is_same_v<T, Float16>) {
+    return load_half<W>(from);
+  } else {
+    Vector<T, W> to;
+    __builtin_memcpy(&to, from, sizeof(to));
+    return to;
+  }
+}
+
+template <int W, typename T>
+PARAMIXER_INLINE void store(T* to, const Vector<Accumulate<T>, W>& from) {
+  if constexpr (W == 1) {
+    *to = narrow<T>(from);
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    store_bfloat16<W>(to, from);
+  } else if constexpr (std::is_same_v<T, Float16>) {
+    store_half<W>(to, from);
+  } else {
+    __builtin_memcpy(to, &from, sizeof(from));
+  }
+}
+
+// Writing past the caches, for results that would not stay in them. `to` is aligned to the vector.
+#if defined(PARAMIXER_ISA_AVX512)
+template <typename T, typename V>
+PARAMIXER_INLINE void stream(T* to, const V& from) {
+  _mm512_stream_ps((float*)to, (__m512)from);
+}
+PARAMIXER_INLINE void stream_fence() { _mm_sfence(); }
+#elif defined(PARAMIXER_ISA_AVX2)
+template <typename T, typename V>
+PARAMIXER_INLINE void stream(T* to, const V& from) {
+  _mm256_stream_ps((float*)to, (__m256)from);
+}
+PARAMIXER_INLINE void stream_fence() { _mm_sfence(); }
+#else
+template <typename T, typename V>
+PARAMIXER_INLINE void stream(T* to, const V& from) {
+  __builtin_memcpy(to, &from, sizeof(from));
+}
+PARAMIXER_INLINE void stream_fence() {}
+#endif
+
+// Sum of all lanes by halving: lane i + lane i + W/2, and so on. The order depends on W alone.
+template <typename A, int W>
+PARAMIXER_INLINE A sum_lanes(const Vector<A, W>& vector) {
+  if constexpr (W == 1) {
+    return vector;
+  } else {
+    Vector<A, W / 2> half[2];
+    __builtin_memcpy(half, &vector, sizeof(vector));
+    return sum_lanes<A, W / 2>(half[0] + half[1]);
+  }
+}
+
+// L lanes in as few machine vectors as hold them.
+template <typename T, int L>
+struct Lanes {
+  using A = Accumulate<T>;
+  static constexpr int kNative = kVectorBytes / int(sizeof(A));
+  static constexpr int kWidth = L < kNative ? L : kNative;
+  static constexpr int kParts = L / kWidth;
+  Vector<A, kWidth> part[kParts];
+
+  static PARAMIXER_INLINE Lanes zero() {
+    Lanes lanes;
+    for (int p = 0; p < kParts; ++p) lanes.part[p] = Vector<A, kWidth>{};
+    return lanes;
+  }
+  static PARAMIXER_INLINE Lanes read(const T* from) {
+    Lanes lanes;
+    for (int p = 0; p < kParts; ++p) lanes.part[p] = load<kWidth>(from + p * kWidth);
+    return lanes;
+  }
+  PARAMIXER_INLINE void write(T* to) const {
+    for (int p = 0; p < kParts; ++p) store<kWidth>(to + p * kWidth, part[p]);
+  }
+  PARAMIXER_INLINE void write_past_caches(T* to) const {
+    for (int p = 0; p < kParts; ++p) stream(to + p * kWidth, part[p]);
+  }
+  PARAMIXER_INLINE void add_scaled(A factor, const Lanes& other) {
+    for (int p = 0; p < kParts; ++p) part[p] += factor * other.part[p];
+  }
+  PARAMIXER_INLINE void add_product(const Lanes& a, const Lanes& b) {
+    for (int p = 0; p < kParts; ++p) part[p] += a.part[p] * b.part[p];
+  }
+  // The first `count` lanes set to zero, whatever they hold.
+  PARAMIXER_INLINE Lanes without_first(int count) const {
+    Lanes lanes = *this;
+    for (int p = 0; p < kParts; ++p) {
+      for (int lane = 0; lane < kWidth; ++lane) {
+        if constexpr (kWidth == 1) {
+          if (p < count) lanes.part[p] = 0;
+        } else {
+          if (p * kWidth + lane < count) lanes.part[p][lane] = 0;
+        }
+      }
+    }
+    return lanes;
+  }
+  PARAMIXER_INLINE A sum() const {
+    // Parts are added pairwise first: the same tree as one wide vector's.
+    Lanes tree = *this;
+    for (int parts = kParts / 2; parts > 0; parts /= 2) {
+      for (int p = 0; p < parts; ++p) tree.part[p] += tree.part[p + parts];
+    }
+    return sum_lanes<A, kWidth>(tree.part[0]);
+  }
+};

@@ -1,0 +1,227 @@
+// Gradients to any order. The three operators are bilinear and closed under differentiation, so each gradient is one of
+// them again:
+//   mix(W, V):            dW = link_dot(dY, V)    dV = mix_transpose(W, dY)
+//   mix_transpose(W, V):  dW = link_dot(V, dX)    dV = mix(W, dX)
+//   link_dot(G, V):       dG = mix(dA, V)         dV = mix_transpose(dA, G)
+//
+// Two forms of one rule. autograd::Function serves everything that compiled autograd and torch.compile see; functorch and
+// forward mode refuse it, and get a hand-written node. The headers of that node are the ones PyTorch's generated code
+// uses; they move between releases, which is why all of it stays in this file.
+
+#include <ATen/ExpandUtils.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/library.h>
+
+#include "ops/operators.h"
+#include "paramixer/paramixer.h"
+
+namespace paramixer::ops {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+
+// ---- The rules
+
+struct Wanted {
+  bool first;
+  bool second;
+};
+
+// The two gradients (undefined where not wanted), shaped as `first` and `second`.
+using Gradients = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& first, const at::Tensor& second,
+                                                     const at::Tensor& grad, at::IntArrayRef offsets, Wanted wanted);
+
+std::tuple<at::Tensor, at::Tensor> mix_gradients(const at::Tensor& weight, const at::Tensor& value,
+                                                 const at::Tensor& grad, at::IntArrayRef offsets, Wanted wanted) {
+  if (wanted.first && wanted.second) return mix_backward(grad, weight, value, offsets);
+  return {wanted.first ? link_dot(grad, value, offsets) : at::Tensor(),
+          wanted.second ? mix_transpose(weight, grad, offsets) : at::Tensor()};
+}
+
+std::tuple<at::Tensor, at::Tensor> mix_transpose_gradients(const at::Tensor& weight, const at::Tensor& value,
+                                                           const at::Tensor& grad, at::IntArrayRef offsets,
+                                                           Wanted wanted) {
+  return {wanted.first ? link_dot(value, grad, offsets) : at::Tensor(),
+          wanted.second ? mix(weight, grad, offsets) : at::Tensor()};
+}
+
+std::tuple<at::Tensor, at::Tensor> link_dot_gradients(const at::Tensor& left, const at::Tensor& right,
+                                                      const at::Tensor& grad, at::IntArrayRef offsets,
+                                                      Wanted wanted) {
+  return {wanted.first ? mix(grad, right, offsets) : at::Tensor(),
+          wanted.second ? mix_transpose(grad, left, offsets) : at::Tensor()};
+}
+
+// An operator's name, what it computes, and its gradients.
+struct MixRule {
+  static constexpr auto kName = "paramixer::mix";
+  static constexpr auto kForward = &mix;
+  static constexpr auto kGradients = &mix_gradients;
+};
+struct MixTransposeRule {
+  static constexpr auto kName = "paramixer::mix_transpose";
+  static constexpr auto kForward = &mix_transpose;
+  static constexpr auto kGradients = &mix_transpose_gradients;
+};
+struct LinkDotRule {
+  static constexpr auto kName = "paramixer::link_dot";
+  static constexpr auto kForward = &link_dot;
+  static constexpr auto kGradients = &link_dot_gradients;
+};
+
+// `gradient` summed over the batch dimensions along which `operand` was broadcast.
+at::Tensor reduce_to(const at::Tensor& gradient, const at::Tensor& operand) {
+  if (!gradient.defined() || gradient.sym_sizes() == operand.sym_sizes()) return gradient;
+  return at::sum_to(gradient, operand.sym_sizes());
+}
+
+template <typename Rule>
+variable_list gradients_of(const at::Tensor& first, const at::Tensor& second, const at::Tensor& grad,
+                           at::IntArrayRef offsets, Wanted wanted) {
+  // Gradients have the dtype the forward pass ran in, also when backward is called inside an autocast region.
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const auto [d_first, d_second] = Rule::kGradients(first, second, grad, offsets, wanted);
+  return {reduce_to(d_first, first), reduce_to(d_second, second)};
+}
+
+// ---- As an autograd::Function
+
+template <typename Rule>
+struct RuleFunction : torch::autograd::Function<RuleFunction<Rule>> {
+  static constexpr bool is_traceable = true;  // backward uses nothing but what ctx holds: compiled autograd may trace it
+
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& first, const at::Tensor& second,
+                            at::IntArrayRef offsets) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    ctx->save_for_backward({first, second});
+    ctx->saved_data["offsets"] = offsets.vec();
+    return Rule::kForward(first, second, offsets);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto offsets = ctx->saved_data["offsets"].toIntVector();
+    auto gradients = gradients_of<Rule>(saved[0], saved[1], grads[0], offsets,
+                                        {ctx->needs_input_grad(0), ctx->needs_input_grad(1)});
+    gradients.emplace_back();  // offsets
+    return gradients;
+  }
+};
+
+// ---- As a node of our own
+
+template <typename Rule>
+struct RuleNode : torch::autograd::Node {
+  SavedVariable first_;
+  SavedVariable second_;
+  std::vector<int64_t> offsets_;
+
+  variable_list apply(variable_list&& grads) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!grads[0].defined()) return variable_list(2);
+    return gradients_of<Rule>(first_.unpack(), second_.unpack(), grads[0], offsets_,
+                              {task_should_compute_output(0), task_should_compute_output(1)});
+  }
+
+  void release_variables() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    first_.reset_data();
+    second_.reset_data();
+  }
+
+  std::string name() const override { return std::string(Rule::kName) + "_backward"; }
+};
+
+// torch 2.11 owns nodes by shared_ptr, later releases by intrusive_ptr; deleteNode exists only in the former.
+template <typename NodeType>
+auto make_node() {
+  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, NodeType>) {
+    return c10::make_intrusive<NodeType>();
+  } else {
+    return std::shared_ptr<NodeType>(new NodeType(), [](auto* node) { deleteNode(node); });
+  }
+}
+
+at::Tensor tangent_of(const at::Tensor& tensor) { return tensor._fw_grad(/*level=*/0); }
+
+template <typename Rule>
+at::Tensor apply_node(c10::DispatchKeySet keys, const at::Tensor& first, const at::Tensor& second,
+                      at::IntArrayRef offsets) {
+  static const auto op = find_operator<Bilinear>(Rule::kName);
+  decltype(make_node<RuleNode<Rule>>()) node;
+  if (torch::autograd::compute_requires_grad(first, second)) {
+    node = make_node<RuleNode<Rule>>();
+    node->set_next_edges(torch::autograd::collect_next_edges(first, second));
+    node->first_ = SavedVariable(first, /*is_output=*/false);
+    node->second_ = SavedVariable(second, /*is_output=*/false);
+    node->offsets_ = offsets.vec();
+  }
+  at::Tensor result = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return op.redispatch(keys & c10::after_autograd_keyset, first, second, offsets);
+  }();
+  if (node) torch::autograd::set_history(result, node);
+
+  // d f(a, b) = f(da, b) + f(a, db)
+  at::Tensor tangent;
+  if (tangent_of(first).defined()) {
+    tangent = Rule::kForward(tangent_of(first), second._fw_primal(0), offsets);
+  }
+  if (tangent_of(second).defined()) {
+    const at::Tensor term = Rule::kForward(first._fw_primal(0), tangent_of(second), offsets);
+    tangent = tangent.defined() ? tangent + term : term;
+  }
+  if (tangent.defined()) result._set_fw_grad(tangent, /*level=*/0, /*is_inplace_op=*/false);
+  return result;
+}
+
+// ---- The Autograd kernels
+
+// Whether a functorch transform is active; its own accessor stays set after first use and cannot tell.
+bool in_functorch() {
+  const auto included = c10::impl::tls_local_dispatch_key_set().included_;
+  return included.has(c10::DispatchKey::FuncTorchDynamicLayerBackMode) ||
+         included.has(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
+}
+
+bool has_tangent(const at::Tensor& tensor) { return tangent_of(tensor).defined(); }
+
+template <typename Rule>
+at::Tensor bilinear_autograd(c10::DispatchKeySet keys, const at::Tensor& first, const at::Tensor& second,
+                             at::IntArrayRef offsets) {
+  if (in_functorch() || has_tangent(first) || has_tangent(second)) {
+    return apply_node<Rule>(keys, first, second, offsets);
+  }
+  return RuleFunction<Rule>::apply(first, second, offsets);
+}
+
+// Where its own derivatives are asked for, mix_backward is the two operators it stands for.
+std::tuple<at::Tensor, at::Tensor> mix_backward_autograd(c10::DispatchKeySet keys, const at::Tensor& grad,
+                                                         const at::Tensor& weight, const at::Tensor& value,
+                                                         at::IntArrayRef offsets) {
+  static const auto op = find_operator<BilinearBackward>("paramixer::mix_backward");
+  if (in_functorch() || has_tangent(grad) || has_tangent(weight) || has_tangent(value) ||
+      torch::autograd::compute_requires_grad(grad, weight, value)) {
+    return {link_dot(grad, value, offsets), mix_transpose(weight, grad, offsets)};
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return op.redispatch(keys & c10::after_autograd_keyset, grad, weight, value, offsets);
+}
+
+TORCH_LIBRARY_IMPL(paramixer, Autograd, m) {
+  m.impl("mix", &bilinear_autograd<MixRule>);
+  m.impl("mix_transpose", &bilinear_autograd<MixTransposeRule>);
+  m.impl("link_dot", &bilinear_autograd<LinkDotRule>);
+  m.impl("mix_backward", &mix_backward_autograd);
+}
+
+}  // namespace
+}  // namespace paramixer::ops

@@ -1,0 +1,137 @@
+// The operators: the only schemas, the functions C++ calls, and the kernels that compute nothing themselves (Meta,
+// Autocast, CUDA in a build without CUDA). Autograd is in autograd.cpp, kernels in cpu/ and cuda/.
+
+#include "ops/operators.h"
+
+#include <ATen/autocast_mode.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
+
+#include "cpu/kernels.h"
+#include "ops/prepare.h"
+#include "paramixer/paramixer.h"
+
+TORCH_LIBRARY(paramixer, m) {
+  const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
+  m.def("mix(Tensor weight, Tensor value, int[] offsets) -> Tensor", tags);
+  m.def("mix_transpose(Tensor weight, Tensor value, int[] offsets) -> Tensor", tags);
+  m.def("link_dot(Tensor grad, Tensor value, int[] offsets) -> Tensor", tags);
+  // Both gradients of mix in one sweep: (grad_weight, grad_value), not yet summed over broadcast batch dimensions.
+  m.def("mix_backward(Tensor grad, Tensor weight, Tensor value, int[] offsets) -> (Tensor, Tensor)", tags);
+}
+
+namespace paramixer {
+
+at::Tensor mix(const at::Tensor& weight, const at::Tensor& value, at::IntArrayRef offsets) {
+  static const auto op = ops::find_operator<ops::Bilinear>("paramixer::mix");
+  return op.call(weight, value, offsets);
+}
+
+at::Tensor mix_transpose(const at::Tensor& weight, const at::Tensor& value, at::IntArrayRef offsets) {
+  static const auto op = ops::find_operator<ops::Bilinear>("paramixer::mix_transpose");
+  return op.call(weight, value, offsets);
+}
+
+at::Tensor link_dot(const at::Tensor& grad, const at::Tensor& value, at::IntArrayRef offsets) {
+  static const auto op = ops::find_operator<ops::Bilinear>("paramixer::link_dot");
+  return op.call(grad, value, offsets);
+}
+
+bool has_cuda() {
+#if defined(PARAMIXER_WITH_CUDA)
+  return true;
+#else
+  return false;
+#endif
+}
+
+const char* cpu_instruction_set() { return cpu::selected_instruction_set().name; }
+
+namespace ops {
+
+std::tuple<at::Tensor, at::Tensor> mix_backward(const at::Tensor& grad, const at::Tensor& weight,
+                                                const at::Tensor& value, at::IntArrayRef offsets) {
+  static const auto op = find_operator<BilinearBackward>("paramixer::mix_backward");
+  return op.call(grad, weight, value, offsets);
+}
+
+namespace {
+
+// ---- Meta: the same checks and the same allocation as the kernels, and nothing else
+
+at::Tensor mix_meta(const at::Tensor& weight, const at::Tensor& value, at::IntArrayRef offsets) {
+  return allocate_mix("mix", weight, value, offsets);
+}
+
+at::Tensor mix_transpose_meta(const at::Tensor& weight, const at::Tensor& value, at::IntArrayRef offsets) {
+  return allocate_mix("mix_transpose", weight, value, offsets);
+}
+
+std::tuple<at::Tensor, at::Tensor> mix_backward_meta(const at::Tensor& grad, const at::Tensor& weight,
+                                                     const at::Tensor& value, at::IntArrayRef offsets) {
+  return allocate_mix_backward(grad, weight, value, offsets);
+}
+
+TORCH_LIBRARY_IMPL(paramixer, Meta, m) {
+  m.impl("mix", &mix_meta);
+  m.impl("mix_transpose", &mix_transpose_meta);
+  m.impl("link_dot", &allocate_link_dot);
+  m.impl("mix_backward", &mix_backward_meta);
+}
+
+// ---- Autocast: every operator is a sum of products, so it runs in the autocast dtype, as matmul does
+
+template <c10::DeviceType device>
+struct Autocast {
+  c10::impl::ExcludeDispatchKeyGuard no_autocast{
+      c10::DispatchKeySet(at::autocast::get_autocast_dispatch_key_from_device_type(device))};
+  at::ScalarType dtype = at::autocast::get_autocast_dtype(device);
+
+  at::Tensor operator()(const at::Tensor& tensor) const {
+    return at::autocast::cached_cast(dtype, tensor, device);
+  }
+};
+
+template <c10::DeviceType device, Bilinear* op>
+at::Tensor bilinear_autocast(const at::Tensor& first, const at::Tensor& second, at::IntArrayRef offsets) {
+  const Autocast<device> cast;
+  return op(cast(first), cast(second), offsets);
+}
+
+template <c10::DeviceType device>
+std::tuple<at::Tensor, at::Tensor> mix_backward_autocast(const at::Tensor& grad, const at::Tensor& weight,
+                                                         const at::Tensor& value, at::IntArrayRef offsets) {
+  const Autocast<device> cast;
+  return mix_backward(cast(grad), cast(weight), cast(value), offsets);
+}
+
+template <c10::DeviceType device>
+void register_autocast(torch::Library& m) {
+  m.impl("mix", &bilinear_autocast<device, paramixer::mix>);
+  m.impl("mix_transpose", &bilinear_autocast<device, paramixer::mix_transpose>);
+  m.impl("link_dot", &bilinear_autocast<device, paramixer::link_dot>);
+  m.impl("mix_backward", &mix_backward_autocast<device>);
+}
+
+TORCH_LIBRARY_IMPL(paramixer, AutocastCPU, m) { register_autocast<at::kCPU>(m); }
+TORCH_LIBRARY_IMPL(paramixer, AutocastCUDA, m) { register_autocast<at::kCUDA>(m); }
+
+// ---- CUDA tensors in a build without CUDA kernels
+
+#if !defined(PARAMIXER_WITH_CUDA)
+void no_cuda_kernels(const c10::OperatorHandle& op, torch::jit::Stack*) {
+  TORCH_CHECK_NOT_IMPLEMENTED(false, op.schema().operator_name().name,
+                              ": this build of paramixer has no CUDA kernels; with the CUDA toolkit installed, rebuild it "
+                              "by PARAMIXER_CUDA=ON pip install --no-build-isolation .");
+}
+
+TORCH_LIBRARY_IMPL(paramixer, CUDA, m) {
+  for (const char* name : {"mix", "mix_transpose", "link_dot", "mix_backward"}) {
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&no_cuda_kernels>());
+  }
+}
+#endif
+
+}  // namespace
+}  // namespace ops
+}  // namespace paramixer

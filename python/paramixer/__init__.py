@@ -1,0 +1,18 @@
+"""Attention by sparse factors: operators, modules and tasks on top of PyTorch."""
+
+from paramixer._load import __version__, has_cuda  # first: registers the operators
+from paramixer import compat, links, nn, reference, utils
+from paramixer.ops import link_dot, mix, mix_transpose
+
+__all__ = [
+    "__version__",
+    "compat",
+    "has_cuda",
+    "link_dot",
+    "links",
+    "mix",
+    "mix_transpose",
+    "nn",
+    "reference",
+    "utils",
+]

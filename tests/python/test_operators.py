@@ -1,0 +1,202 @@
+"""Forward and all gradients of every operator against the oracle in float64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import (
+    DTYPES,
+    LAYOUTS,
+    OPERATOR_IDS,
+    OPERATORS,
+    assert_as_exact_as_torch,
+    forward_and_gradients,
+    relative_error,
+)
+
+import paramixer
+
+TILE_SIZES = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 129)
+
+
+def check(operator, operands, offsets, grad_layout=torch.Tensor.contiguous):
+    """Compares result and gradients with the oracle in the operands' dtype and in float64."""
+    exact_operands = [operand.double() for operand in operands]
+    grad = grad_layout(torch.randn_like(operator.oracle(*exact_operands, offsets)).to(operands[0]))
+    actual = forward_and_gradients(operator.function, operands, offsets, grad)
+    torchs = forward_and_gradients(operator.oracle, operands, offsets, grad)
+    exact = forward_and_gradients(operator.oracle, exact_operands, offsets, grad.double())
+    for what, *results in zip(("result", "d first", "d second"), actual, torchs, exact, strict=True):
+        assert_as_exact_as_torch(*results, what)
+    return actual, exact
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", TILE_SIZES)
+def test_channels(operator, dtype, channels, device):
+    operands = operator.operands((2,), 37, channels, 5, dtype=dtype, device=device)
+    check(operator, operands, [0, 1, -3, 11, 40])
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 13, 64, 127, 1999])
+def test_lengths_and_chord_links(operator, dtype, length, device):
+    offsets = paramixer.links.chord(length)[0]
+    operands = operator.operands((3,), length, 20, len(offsets), dtype=dtype, device=device)
+    check(operator, operands, offsets)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+@pytest.mark.parametrize("length", [2000, 4097])
+def test_long_rings(operator, length, device):
+    for offsets in (paramixer.links.cdil(length)[-1], paramixer.links.cdil(length, links=9)[5]):
+        operands = operator.operands((1,), length, 33, len(offsets), device=device)
+        actual, exact = check(operator, operands, offsets)
+        assert all(relative_error(a, e) <= 2e-6 for a, e in zip(actual, exact, strict=True))
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+@pytest.mark.parametrize("links", [1, 2, 3, 4, 5, 9, 12, 63, 64])
+def test_links(operator, links, device):
+    offsets = torch.randint(-50, 50, (links,)).tolist()
+    check(operator, operator.operands((2,), 19, 24, links, device=device), offsets)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+@pytest.mark.parametrize(
+    "offsets",
+    [[0, 0, 0], [3, -7, 13], [10, 0, -10], [2**40, -(2**62), 2**62 + 1], [5, 5, 15], [-1, 9, 19]],
+)
+def test_any_offsets(operator, offsets, device):
+    check(operator, operator.operands((2,), 10, 6, 3, dtype=torch.float64, device=device), offsets)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("channels", [1, 6, 40])
+def test_layouts(operator, dtype, layout, channels, device):
+    arrange = LAYOUTS[layout]
+    batch = (2, 3)
+    first, second = operator.operands(batch, 21, channels, 4, dtype=dtype, device=device)
+    for operands in ((arrange(first), second), (first, arrange(second))):
+        check(operator, operands, [0, 1, -2, 8])
+    check(operator, (first, second), [0, 1, -2, 8], grad_layout=arrange)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+@pytest.mark.parametrize(
+    "batches",
+    [
+        ((), ()),
+        ((), (3,)),
+        ((3,), ()),
+        ((1, 4), (3, 1)),
+        ((2, 1, 3), (5, 3)),
+        ((2, 1, 2, 1, 2, 1, 2), (1, 3, 1, 3, 1, 3, 1)),  # more than a kernel keeps apart
+    ],
+)
+def test_batches_broadcast(operator, batches, device):
+    operands = operator.operands(batches, 9, 5, 3, device=device)
+    check(operator, operands, [0, 2, -1])
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+@pytest.mark.parametrize(
+    ("batch", "length", "channels"), [((0,), 4, 3), ((2,), 0, 3), ((2,), 4, 0), ((0, 2), 0, 0)]
+)
+def test_empty(operator, batch, length, channels, device):
+    operands = operator.operands(batch, length, channels, 2, device=device)
+    actual, _ = check(operator, operands, [0, 1])
+    if operator.name == "link_dot" and channels == 0:
+        assert torch.equal(actual[0], torch.zeros_like(actual[0]))
+
+
+@pytest.mark.parametrize("operator", OPERATORS[:2], ids=OPERATOR_IDS[:2])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_result_layout_is_empty_like_of_the_second_operand(operator, layout, device):
+    first, second = operator.operands((2, 3), 7, 4, 2, device=device)
+    second = LAYOUTS[layout](second)
+    for first_device in (device, "meta"):
+        result = operator.function(first.to(first_device), second.to(first_device), [0, 1])
+        expected = torch.empty_like(second.to(first_device))
+        assert result.stride() == expected.stride()
+    more = first.expand(5, *first.shape)
+    assert operator.function(more, second, [0, 1]).is_contiguous()
+
+
+def test_heads_as_strided_views(device):
+    """Heads in the channel dimension, seen as a batch dimension, without a copy and in place."""
+    value = torch.randn(2, 11, 3 * 4, device=device)
+    weight = torch.randn(2, 11, 3, 5, device=device)
+    heads = value.view(2, 11, 3, 4).transpose(1, 2)
+    result = paramixer.mix(weight.transpose(1, 2), heads, [0, 1, 2, 4, 8])
+    assert result.stride() == heads.stride()
+    for head in range(3):
+        alone = paramixer.mix(weight[:, :, head], value[..., 4 * head : 4 * head + 4], [0, 1, 2, 4, 8])
+        torch.testing.assert_close(result[:, head], alone, rtol=0, atol=0)
+
+
+def test_only_wanted_gradients(device):
+    weight = torch.randn(2, 9, 3, device=device)
+    value = torch.randn(2, 9, 4, device=device, requires_grad=True)
+    paramixer.mix(weight, value, [0, 1, 2]).sum().backward()
+    assert weight.grad is None
+    assert value.grad is not None
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_and_infinity_spread_as_ieee_says(operator, dtype, device):
+    first, second = operator.operands((1,), 12, 21, 3, dtype=dtype, device=device)
+    second[0, 4, 19] = float("nan")
+    second[0, 7, 2] = float("inf")
+    result = operator.function(first, second, [0, 1, -2])
+    expected = operator.oracle(first, second, [0, 1, -2])
+    torch.testing.assert_close(result, expected, equal_nan=True, rtol=1e-2, atol=1e-2)
+    assert torch.equal(result.isnan(), expected.isnan())
+    assert torch.equal(result.isinf(), expected.isinf())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bit_results_are_rounded_once(dtype, device):
+    """The float32 sum of products, rounded: bit for bit what PyTorch's own conversion gives."""
+    weight = torch.randn(1, 50, 1, dtype=dtype, device=device)
+    scales = torch.logspace(-9, 4, 37, device=device)  # into the subnormal numbers of float16
+    value = (torch.randn(1, 50, 37, device=device) * scales).to(dtype)
+    expected = (weight.float() * value.float().roll(-3, 1)).to(dtype)
+    assert torch.equal(paramixer.mix(weight, value, [3]), expected)
+
+
+def test_float16_overflow_is_infinity(device):
+    weight = torch.full((1, 4, 1), 300.0, dtype=torch.float16, device=device)
+    value = torch.full((1, 4, 20), 300.0, dtype=torch.float16, device=device)
+    assert paramixer.mix(weight, value, [0]).isinf().all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    operator=st.sampled_from(OPERATORS),
+    batch=st.lists(st.integers(0, 3), max_size=3).map(tuple),
+    length=st.integers(0, 40),
+    channels=st.integers(0, 70),
+    offsets=st.lists(st.integers(-100, 100), min_size=1, max_size=12),
+    layouts=st.tuples(st.sampled_from(sorted(LAYOUTS)), st.sampled_from(sorted(LAYOUTS))),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_anything(operator, batch, length, channels, offsets, layouts, dtype):
+    operands = operator.operands(batch, length, channels, len(offsets), dtype=dtype)
+    arranged = [LAYOUTS[name](tensor) for name, tensor in zip(layouts, operands, strict=True)]
+    check(operator, arranged, offsets)
+
+
+def test_transpose_is_the_adjoint(device):
+    """<mix(W, V), U> = <V, mix_transpose(W, U)>."""
+    weight, value = OPERATORS[0].operands((2,), 50, 9, 4, dtype=torch.float64, device=device)
+    other = torch.randn_like(value)
+    offsets = [0, 3, -5, 60]
+    left = (paramixer.mix(weight, value, offsets) * other).sum()
+    right = (value * paramixer.mix_transpose(weight, other, offsets)).sum()
+    torch.testing.assert_close(left, right)
