@@ -37,7 +37,7 @@ def torch_minor() -> str | None:
 
 
 def dependencies() -> list[str]:
-    """A built package runs with the torch minor it was built for and with no other: C++ symbols change."""
+    """A built package runs with the torch minor it was built for, and with no other."""
     minor = torch_minor()
     return [f"torch=={minor}.*" if minor else "torch>=2.11", "numpy"]
 
@@ -46,6 +46,7 @@ class CMakeBuild(build_ext):
     """Configures, builds and installs with CMake in one fixed build tree per Python and torch."""
 
     def run(self) -> None:
+        """Replaces the compilation that setuptools would do."""
         minor = torch_minor()
         if minor is None:
             raise SystemExit(TORCH_MISSING)
@@ -64,7 +65,11 @@ class CMakeBuild(build_ext):
         }
         if "PARAMIXER_CUDA_ARCHITECTURES" in os.environ:
             options["PARAMIXER_CUDA_ARCHITECTURES"] = os.environ["PARAMIXER_CUDA_ARCHITECTURES"]
-        generator = ["-G", "Ninja"] if shutil.which("ninja") and not (tree / "CMakeCache.txt").exists() else []
+        generator = (
+            ["-G", "Ninja"]
+            if shutil.which("ninja") and not (tree / "CMakeCache.txt").exists()
+            else []
+        )
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
         arguments = [f"-D{name}={value}" for name, value in options.items()]
         subprocess.check_call([cmake, "-S", ROOT, "-B", tree, *generator, *arguments])

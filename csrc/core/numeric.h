@@ -1,7 +1,9 @@
-// Storage types, the type each is summed in, and the one place where values are widened and rounded.
+// Storage types, the type each is summed in, and the one place where values are widened and
+// rounded.
 //
-// float16 and bfloat16 are stored in 16 bits and summed in float32; a result is rounded once, when it is stored
-// (to nearest, ties to even; overflow gives infinity, NaN stays NaN). Torch-free; compiles for host and device.
+// float16 and bfloat16 are stored in 16 bits and summed in float32; a result is rounded once, when
+// it is stored (to nearest, ties to even; overflow gives infinity, NaN stays NaN). Torch-free;
+// compiles for host and device.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +13,8 @@
 #include <cuda_fp16.h>
 #define PARAMIXER_INLINE __host__ __device__ __forceinline__
 #else
-// Always inlined: one inline copy compiled with AVX-512 could otherwise be chosen by the linker for every caller.
+// Always inlined: one inline copy compiled with AVX-512 could otherwise be chosen by the linker for
+// every caller.
 #define PARAMIXER_INLINE inline __attribute__((always_inline))
 #endif
 

@@ -1,9 +1,11 @@
-// One sparse factor as the kernels see it: sizes, strides, offsets and raw pointers, passed by value.
+// One sparse factor as the kernels see it: sizes, strides, offsets and raw pointers, passed by
+// value.
 //
 //   mix:            result[i,c] = sum_k weight[i,k] value[(i + o_k) mod N, c]
 //   mix_transpose:  result[j,c] = sum_k weight[(j - o_k) mod N, k] value[(j - o_k) mod N, c]
 //   link_dot:       dots[i,k]   = sum_c grad[i,c] value[(i + o_k) mod N, c]
-//   mix_backward:   dots as link_dot, and result[j,c] = sum_k weight[(j - o_k) mod N, k] grad[(j - o_k) mod N, c]
+//   mix_backward:   dots as link_dot, and result[j,c] = sum_k weight[(j - o_k) mod N, k] grad[(j -
+//   o_k) mod N, c]
 //
 // Torch-free; compiles for host and device.
 #pragma once
@@ -14,11 +16,15 @@
 
 namespace paramixer {
 
+// The operators, as described above.
+enum class Kernel : int { kMix, kMixTranspose, kLinkDot, kMixBackward };
+inline constexpr int kKernelCount = 4;
+
 inline constexpr int kMaxLinks = 64;
 inline constexpr int kMaxBatchDims = 4;
 
-// One operand, (batch..., N, columns): columns are links or channels. Strides count elements and may be zero
-// (broadcast); torch has no negative ones. `data` is the first element.
+// One operand, (batch..., N, columns): columns are links or channels. Strides count elements and
+// may be zero (broadcast); torch has no negative ones. `data` is the first element.
 struct Operand {
   void* data = nullptr;
   int64_t batch[kMaxBatchDims] = {};
@@ -59,7 +65,8 @@ PARAMIXER_INLINE int64_t batch_count(const Problem& problem) {
 }
 
 // Elements between an operand's first element and the first element of its batch item `batch`.
-PARAMIXER_INLINE int64_t batch_offset(const Problem& problem, const Operand& operand, int64_t batch) {
+PARAMIXER_INLINE int64_t batch_offset(const Problem& problem, const Operand& operand,
+                                      int64_t batch) {
   int64_t offset = 0;
   for (int d = problem.batch_dims - 1; d >= 0; --d) {
     offset += (batch % problem.batch_sizes[d]) * operand.batch[d];
@@ -68,11 +75,12 @@ PARAMIXER_INLINE int64_t batch_offset(const Problem& problem, const Operand& ope
   return offset;
 }
 
-// The largest distance in elements between two elements of an operand with `columns` columns: 32-bit indices
-// serve when it fits for every operand.
+// The largest distance in elements between two elements of an operand with `columns` columns:
+// 32-bit indices serve when it fits for every operand.
 PARAMIXER_INLINE int64_t extent(const Problem& problem, const Operand& operand, int64_t columns) {
   int64_t last = (problem.length - 1) * operand.row + (columns - 1) * operand.column;
-  for (int d = 0; d < problem.batch_dims; ++d) last += (problem.batch_sizes[d] - 1) * operand.batch[d];
+  for (int d = 0; d < problem.batch_dims; ++d)
+    last += (problem.batch_sizes[d] - 1) * operand.batch[d];
   return last;
 }
 

@@ -31,8 +31,9 @@ const InstructionSet& select() {
     if (wanted == nullptr || std::string(wanted) == set->name) return *set;
     names += names.empty() ? set->name : std::string(", ") + set->name;
   }
-  throw std::runtime_error("PARAMIXER_CPU_ISA must name an instruction set this processor supports: " + names +
-                           " (got " + wanted + ")");
+  throw std::runtime_error(
+      "PARAMIXER_CPU_ISA must name an instruction set this processor supports: " + names +
+      " (got " + wanted + ")");
 }
 
 }  // namespace

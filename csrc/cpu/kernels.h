@@ -1,5 +1,6 @@
-// The CPU kernels of one sparse factor, torch-free and thread-free: each call computes a range of rows, and whoever
-// calls decides how ranges are shared over threads. A row is computed the same way in whatever range it falls.
+// The CPU kernels of one sparse factor, torch-free and thread-free: each call computes a range of
+// rows, and whoever calls decides how ranges are shared over threads. A row is computed the same
+// way in whatever range it falls.
 #pragma once
 
 #include <cstdint>
@@ -14,20 +15,17 @@ struct RowRange {
   int64_t end;
 };
 
-using Kernel = void (*)(const Problem&, RowRange);
-
-// What the kernels write must have a column stride of one; so must the channels they read.
-struct KernelSet {
-  Kernel mix;            // weight, value -> result
-  Kernel mix_transpose;  // weight, value -> result
-  Kernel link_dot;       // grad, value -> dots
-  Kernel mix_backward;   // weight, value, grad -> dots, result
-};
+// Channels that are read and written must have a column stride of one.
+using RowKernel = void (*)(const Problem&, RowRange);
 
 struct InstructionSet {
   const char* name;
   bool (*supported)();
-  KernelSet kernels[kDTypeCount];  // by DType
+  RowKernel kernels[kDTypeCount][kKernelCount];  // by DType and Kernel
+
+  RowKernel kernel(DType dtype, Kernel kernel) const {
+    return kernels[static_cast<int>(dtype)][static_cast<int>(kernel)];
+  }
 };
 
 // Best first; the last one, "baseline", is supported everywhere.
@@ -39,8 +37,9 @@ struct InstructionSets {
 };
 InstructionSets instruction_sets();
 
-// The best one this processor supports, or the one named by the environment variable PARAMIXER_CPU_ISA (read once).
-// Throws std::runtime_error when that name is unknown or not supported here.
+// The best one this processor supports, or the one named by the environment variable
+// PARAMIXER_CPU_ISA (read once). Throws std::runtime_error when that name is unknown or not
+// supported here.
 const InstructionSet& selected_instruction_set();
 
 }  // namespace paramixer::cpu

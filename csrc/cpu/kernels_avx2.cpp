@@ -9,12 +9,13 @@ namespace paramixer::cpu {
 namespace {
 
 bool processor_has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
 }
 
 }  // namespace
 
 extern const InstructionSet kAvx2;
-const InstructionSet kAvx2 = {"avx2", processor_has_avx2, PARAMIXER_KERNEL_SETS};
+const InstructionSet kAvx2 = {"avx2", processor_has_avx2, PARAMIXER_KERNELS};
 
 }  // namespace paramixer::cpu

@@ -9,13 +9,13 @@ namespace paramixer::cpu {
 namespace {
 
 bool processor_has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
 }  // namespace
 
 extern const InstructionSet kAvx512;
-const InstructionSet kAvx512 = {"avx512", processor_has_avx512, PARAMIXER_KERNEL_SETS};
+const InstructionSet kAvx512 = {"avx512", processor_has_avx512, PARAMIXER_KERNELS};
 
 }  // namespace paramixer::cpu

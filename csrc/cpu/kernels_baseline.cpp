@@ -10,6 +10,6 @@ bool always_supported() { return true; }
 }  // namespace
 
 extern const InstructionSet kBaseline;
-const InstructionSet kBaseline = {"baseline", always_supported, PARAMIXER_KERNEL_SETS};
+const InstructionSet kBaseline = {"baseline", always_supported, PARAMIXER_KERNELS};
 
 }  // namespace paramixer::cpu

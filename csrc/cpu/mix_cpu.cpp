@@ -18,11 +18,12 @@ namespace {
 // Multiply-adds below which a second thread costs more than it brings.
 constexpr int64_t kGrain = 32768;
 
-void run(Kernel KernelSet::*kernel, const ops::Operands& operands, at::IntArrayRef offsets) {
+void run(Kernel kernel, const ops::Operands& operands, at::IntArrayRef offsets) {
   ops::PreparedProblem prepared(operands, offsets, ops::ChannelStride::kOne);
   const Problem& problem = prepared.problem();
-  const Kernel rows = selected_instruction_set().kernels[static_cast<int>(prepared.dtype())].*kernel;
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, problem.channels * problem.links));
+  const RowKernel rows = selected_instruction_set().kernel(prepared.dtype(), kernel);
+  const int64_t grain =
+      std::max<int64_t>(1, kGrain / std::max<int64_t>(1, problem.channels * problem.links));
   at::parallel_for(0, prepared.rows(), grain,
                    [&](int64_t begin, int64_t end) { rows(problem, {begin, end}); });
   prepared.finish();
@@ -30,20 +31,24 @@ void run(Kernel KernelSet::*kernel, const ops::Operands& operands, at::IntArrayR
 
 at::Tensor mix(const at::Tensor& weight, const at::Tensor& value, at::IntArrayRef offsets) {
   at::Tensor result = ops::allocate_mix("mix", weight, value, offsets);
-  if (result.numel() != 0) run(&KernelSet::mix, {.weight = weight, .value = value, .result = result}, offsets);
+  if (result.numel() != 0)
+    run(Kernel::kMix, {.weight = weight, .value = value, .result = result}, offsets);
   return result;
 }
 
-at::Tensor mix_transpose(const at::Tensor& weight, const at::Tensor& value, at::IntArrayRef offsets) {
+at::Tensor mix_transpose(const at::Tensor& weight, const at::Tensor& value,
+                         at::IntArrayRef offsets) {
   at::Tensor result = ops::allocate_mix("mix_transpose", weight, value, offsets);
-  if (result.numel() != 0) run(&KernelSet::mix_transpose, {.weight = weight, .value = value, .result = result}, offsets);
+  if (result.numel() != 0)
+    run(Kernel::kMixTranspose, {.weight = weight, .value = value, .result = result}, offsets);
   return result;
 }
 
 at::Tensor link_dot(const at::Tensor& grad, const at::Tensor& value, at::IntArrayRef offsets) {
   at::Tensor dots = ops::allocate_link_dot(grad, value, offsets);
   if (value.size(-1) == 0) return dots.zero_();  // sums of nothing
-  if (dots.numel() != 0) run(&KernelSet::link_dot, {.value = value, .grad = grad, .dots = dots}, offsets);
+  if (dots.numel() != 0)
+    run(Kernel::kLinkDot, {.value = value, .grad = grad, .dots = dots}, offsets);
   return dots;
 }
 
@@ -51,8 +56,8 @@ std::tuple<at::Tensor, at::Tensor> mix_backward(const at::Tensor& grad, const at
                                                 const at::Tensor& value, at::IntArrayRef offsets) {
   auto [dots, result] = ops::allocate_mix_backward(grad, weight, value, offsets);
   if (result.numel() == 0) return {dots.zero_(), result};
-  run(&KernelSet::mix_backward, {.weight = weight, .value = value, .grad = grad, .result = result, .dots = dots},
-      offsets);
+  run(Kernel::kMixBackward,
+      {.weight = weight, .value = value, .grad = grad, .result = result, .dots = dots}, offsets);
   return {dots, result};
 }
 

@@ -1,8 +1,8 @@
-// A block of L accumulator lanes (float or double): loading, storing and summing it. Included by kernels.inl only,
-// inside the namespace of one instruction set.
+// A block of L accumulator lanes (float or double): loading, storing and summing it. Included by
+// kernels.inl only, inside the namespace of one instruction set.
 //
-// A block wider than the machine's vectors is split into parts, so that L, and with it every order of summation, is
-// the same for all instruction sets.
+// A block wider than the machine's vectors is split into parts, so that L, and with it every order
+// of summation, is the same for all instruction sets.
 
 #if defined(PARAMIXER_ISA_AVX512)
 constexpr int kVectorBytes = 64;

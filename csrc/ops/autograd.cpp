@@ -1,12 +1,13 @@
-// Gradients to any order. The three operators are bilinear and closed under differentiation, so each gradient is one of
-// them again:
+// Gradients to any order. The three operators are bilinear and closed under differentiation, so
+// each gradient is one of them again:
 //   mix(W, V):            dW = link_dot(dY, V)    dV = mix_transpose(W, dY)
 //   mix_transpose(W, V):  dW = link_dot(V, dX)    dV = mix(W, dX)
 //   link_dot(G, V):       dG = mix(dA, V)         dV = mix_transpose(dA, G)
 //
-// Two forms of one rule. autograd::Function serves everything that compiled autograd and torch.compile see; functorch and
-// forward mode refuse it, and get a hand-written node. The headers of that node are the ones PyTorch's generated code
-// uses; they move between releases, which is why all of it stays in this file.
+// Two forms of one rule. autograd::Function serves everything that compiled autograd and
+// torch.compile see; functorch and forward mode refuse it, and get a hand-written node. The headers
+// of that node are the ones PyTorch's generated code uses; they move between releases, which is why
+// all of it stays in this file.
 
 #include <ATen/ExpandUtils.h>
 #include <ATen/TensorOperators.h>
@@ -36,26 +37,31 @@ struct Wanted {
 };
 
 // The two gradients (undefined where not wanted), shaped as `first` and `second`.
-using Gradients = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& first, const at::Tensor& second,
-                                                     const at::Tensor& grad, at::IntArrayRef offsets, Wanted wanted);
+using Gradients = std::tuple<at::Tensor, at::Tensor>(const at::Tensor& first,
+                                                     const at::Tensor& second,
+                                                     const at::Tensor& grad,
+                                                     at::IntArrayRef offsets, Wanted wanted);
 
 std::tuple<at::Tensor, at::Tensor> mix_gradients(const at::Tensor& weight, const at::Tensor& value,
-                                                 const at::Tensor& grad, at::IntArrayRef offsets, Wanted wanted) {
+                                                 const at::Tensor& grad, at::IntArrayRef offsets,
+                                                 Wanted wanted) {
   if (wanted.first && wanted.second) return mix_backward(grad, weight, value, offsets);
   return {wanted.first ? link_dot(grad, value, offsets) : at::Tensor(),
           wanted.second ? mix_transpose(weight, grad, offsets) : at::Tensor()};
 }
 
-std::tuple<at::Tensor, at::Tensor> mix_transpose_gradients(const at::Tensor& weight, const at::Tensor& value,
-                                                           const at::Tensor& grad, at::IntArrayRef offsets,
-                                                           Wanted wanted) {
+std::tuple<at::Tensor, at::Tensor> mix_transpose_gradients(const at::Tensor& weight,
+                                                           const at::Tensor& value,
+                                                           const at::Tensor& grad,
+                                                           at::IntArrayRef offsets, Wanted wanted) {
   return {wanted.first ? link_dot(value, grad, offsets) : at::Tensor(),
           wanted.second ? mix(weight, grad, offsets) : at::Tensor()};
 }
 
-std::tuple<at::Tensor, at::Tensor> link_dot_gradients(const at::Tensor& left, const at::Tensor& right,
-                                                      const at::Tensor& grad, at::IntArrayRef offsets,
-                                                      Wanted wanted) {
+std::tuple<at::Tensor, at::Tensor> link_dot_gradients(const at::Tensor& left,
+                                                      const at::Tensor& right,
+                                                      const at::Tensor& grad,
+                                                      at::IntArrayRef offsets, Wanted wanted) {
   return {wanted.first ? mix(grad, right, offsets) : at::Tensor(),
           wanted.second ? mix_transpose(grad, left, offsets) : at::Tensor()};
 }
@@ -84,9 +90,10 @@ at::Tensor reduce_to(const at::Tensor& gradient, const at::Tensor& operand) {
 }
 
 template <typename Rule>
-variable_list gradients_of(const at::Tensor& first, const at::Tensor& second, const at::Tensor& grad,
-                           at::IntArrayRef offsets, Wanted wanted) {
-  // Gradients have the dtype the forward pass ran in, also when backward is called inside an autocast region.
+variable_list gradients_of(const at::Tensor& first, const at::Tensor& second,
+                           const at::Tensor& grad, at::IntArrayRef offsets, Wanted wanted) {
+  // Gradients have the dtype the forward pass ran in, also when backward is called inside an
+  // autocast region.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const auto [d_first, d_second] = Rule::kGradients(first, second, grad, offsets, wanted);
   return {reduce_to(d_first, first), reduce_to(d_second, second)};
@@ -96,7 +103,8 @@ variable_list gradients_of(const at::Tensor& first, const at::Tensor& second, co
 
 template <typename Rule>
 struct RuleFunction : torch::autograd::Function<RuleFunction<Rule>> {
-  static constexpr bool is_traceable = true;  // backward uses nothing but what ctx holds: compiled autograd may trace it
+  static constexpr bool is_traceable =
+      true;  // backward uses nothing but what ctx holds: compiled autograd may trace it
 
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& first, const at::Tensor& second,
                             at::IntArrayRef offsets) {
@@ -140,7 +148,8 @@ struct RuleNode : torch::autograd::Node {
   std::string name() const override { return std::string(Rule::kName) + "_backward"; }
 };
 
-// torch 2.11 owns nodes by shared_ptr, later releases by intrusive_ptr; deleteNode exists only in the former.
+// torch 2.11 owns nodes by shared_ptr, later releases by intrusive_ptr; deleteNode exists only in
+// the former.
 template <typename NodeType>
 auto make_node() {
   if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, NodeType>) {
@@ -185,7 +194,8 @@ at::Tensor apply_node(c10::DispatchKeySet keys, const at::Tensor& first, const a
 
 // ---- The Autograd kernels
 
-// Whether a functorch transform is active; its own accessor stays set after first use and cannot tell.
+// Whether a functorch transform is active; its own accessor stays set after first use and cannot
+// tell.
 bool in_functorch() {
   const auto included = c10::impl::tls_local_dispatch_key_set().included_;
   return included.has(c10::DispatchKey::FuncTorchDynamicLayerBackMode) ||
@@ -195,8 +205,8 @@ bool in_functorch() {
 bool has_tangent(const at::Tensor& tensor) { return tangent_of(tensor).defined(); }
 
 template <typename Rule>
-at::Tensor bilinear_autograd(c10::DispatchKeySet keys, const at::Tensor& first, const at::Tensor& second,
-                             at::IntArrayRef offsets) {
+at::Tensor bilinear_autograd(c10::DispatchKeySet keys, const at::Tensor& first,
+                             const at::Tensor& second, at::IntArrayRef offsets) {
   if (in_functorch() || has_tangent(first) || has_tangent(second)) {
     return apply_node<Rule>(keys, first, second, offsets);
   }
@@ -204,8 +214,10 @@ at::Tensor bilinear_autograd(c10::DispatchKeySet keys, const at::Tensor& first, 
 }
 
 // Where its own derivatives are asked for, mix_backward is the two operators it stands for.
-std::tuple<at::Tensor, at::Tensor> mix_backward_autograd(c10::DispatchKeySet keys, const at::Tensor& grad,
-                                                         const at::Tensor& weight, const at::Tensor& value,
+std::tuple<at::Tensor, at::Tensor> mix_backward_autograd(c10::DispatchKeySet keys,
+                                                         const at::Tensor& grad,
+                                                         const at::Tensor& weight,
+                                                         const at::Tensor& value,
                                                          at::IntArrayRef offsets) {
   static const auto op = find_operator<BilinearBackward>("paramixer::mix_backward");
   if (in_functorch() || has_tangent(grad) || has_tangent(weight) || has_tangent(value) ||

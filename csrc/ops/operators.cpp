@@ -1,5 +1,6 @@
-// The operators: the only schemas, the functions C++ calls, and the kernels that compute nothing themselves (Meta,
-// Autocast, CUDA in a build without CUDA). Autograd is in autograd.cpp, kernels in cpu/ and cuda/.
+// The operators: the only schemas, the functions C++ calls, and the kernels that compute nothing
+// themselves (Meta, Autocast, CUDA in a build without CUDA). Autograd is in autograd.cpp, kernels
+// in cpu/ and cuda/.
 
 #include "ops/operators.h"
 
@@ -16,8 +17,10 @@ TORCH_LIBRARY(paramixer, m) {
   m.def("mix(Tensor weight, Tensor value, int[] offsets) -> Tensor", tags);
   m.def("mix_transpose(Tensor weight, Tensor value, int[] offsets) -> Tensor", tags);
   m.def("link_dot(Tensor grad, Tensor value, int[] offsets) -> Tensor", tags);
-  // Both gradients of mix in one sweep: (grad_weight, grad_value), not yet summed over broadcast batch dimensions.
-  m.def("mix_backward(Tensor grad, Tensor weight, Tensor value, int[] offsets) -> (Tensor, Tensor)", tags);
+  // Both gradients of mix in one sweep: (grad_weight, grad_value), not yet summed over broadcast
+  // batch dimensions.
+  m.def("mix_backward(Tensor grad, Tensor weight, Tensor value, int[] offsets) -> (Tensor, Tensor)",
+        tags);
 }
 
 namespace paramixer {
@@ -27,7 +30,8 @@ at::Tensor mix(const at::Tensor& weight, const at::Tensor& value, at::IntArrayRe
   return op.call(weight, value, offsets);
 }
 
-at::Tensor mix_transpose(const at::Tensor& weight, const at::Tensor& value, at::IntArrayRef offsets) {
+at::Tensor mix_transpose(const at::Tensor& weight, const at::Tensor& value,
+                         at::IntArrayRef offsets) {
   static const auto op = ops::find_operator<ops::Bilinear>("paramixer::mix_transpose");
   return op.call(weight, value, offsets);
 }
@@ -63,12 +67,15 @@ at::Tensor mix_meta(const at::Tensor& weight, const at::Tensor& value, at::IntAr
   return allocate_mix("mix", weight, value, offsets);
 }
 
-at::Tensor mix_transpose_meta(const at::Tensor& weight, const at::Tensor& value, at::IntArrayRef offsets) {
+at::Tensor mix_transpose_meta(const at::Tensor& weight, const at::Tensor& value,
+                              at::IntArrayRef offsets) {
   return allocate_mix("mix_transpose", weight, value, offsets);
 }
 
-std::tuple<at::Tensor, at::Tensor> mix_backward_meta(const at::Tensor& grad, const at::Tensor& weight,
-                                                     const at::Tensor& value, at::IntArrayRef offsets) {
+std::tuple<at::Tensor, at::Tensor> mix_backward_meta(const at::Tensor& grad,
+                                                     const at::Tensor& weight,
+                                                     const at::Tensor& value,
+                                                     at::IntArrayRef offsets) {
   return allocate_mix_backward(grad, weight, value, offsets);
 }
 
@@ -79,7 +86,8 @@ TORCH_LIBRARY_IMPL(paramixer, Meta, m) {
   m.impl("mix_backward", &mix_backward_meta);
 }
 
-// ---- Autocast: every operator is a sum of products, so it runs in the autocast dtype, as matmul does
+// ---- Autocast: every operator is a sum of products, so it runs in the autocast dtype, as matmul
+// does
 
 template <c10::DeviceType device>
 struct Autocast {
@@ -93,14 +101,17 @@ struct Autocast {
 };
 
 template <c10::DeviceType device, Bilinear* op>
-at::Tensor bilinear_autocast(const at::Tensor& first, const at::Tensor& second, at::IntArrayRef offsets) {
+at::Tensor bilinear_autocast(const at::Tensor& first, const at::Tensor& second,
+                             at::IntArrayRef offsets) {
   const Autocast<device> cast;
   return op(cast(first), cast(second), offsets);
 }
 
 template <c10::DeviceType device>
-std::tuple<at::Tensor, at::Tensor> mix_backward_autocast(const at::Tensor& grad, const at::Tensor& weight,
-                                                         const at::Tensor& value, at::IntArrayRef offsets) {
+std::tuple<at::Tensor, at::Tensor> mix_backward_autocast(const at::Tensor& grad,
+                                                         const at::Tensor& weight,
+                                                         const at::Tensor& value,
+                                                         at::IntArrayRef offsets) {
   const Autocast<device> cast;
   return mix_backward(cast(grad), cast(weight), cast(value), offsets);
 }
@@ -120,9 +131,10 @@ TORCH_LIBRARY_IMPL(paramixer, AutocastCUDA, m) { register_autocast<at::kCUDA>(m)
 
 #if !defined(PARAMIXER_WITH_CUDA)
 void no_cuda_kernels(const c10::OperatorHandle& op, torch::jit::Stack*) {
-  TORCH_CHECK_NOT_IMPLEMENTED(false, op.schema().operator_name().name,
-                              ": this build of paramixer has no CUDA kernels; with the CUDA toolkit installed, rebuild it "
-                              "by PARAMIXER_CUDA=ON pip install --no-build-isolation .");
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      false, op.schema().operator_name().name,
+      ": this build of paramixer has no CUDA kernels; with the CUDA toolkit installed, rebuild it "
+      "by PARAMIXER_CUDA=ON pip install --no-build-isolation .");
 }
 
 TORCH_LIBRARY_IMPL(paramixer, CUDA, m) {

@@ -13,7 +13,8 @@ namespace paramixer::ops {
 namespace {
 
 // (batch of first and second broadcast, N, columns)
-c10::SymDimVector result_shape(const at::Tensor& first, const at::Tensor& second, const c10::SymInt& columns) {
+c10::SymDimVector result_shape(const at::Tensor& first, const at::Tensor& second,
+                               const c10::SymInt& columns) {
   const auto batch = [](const at::Tensor& t) { return t.sym_sizes().slice(0, t.dim() - 2); };
   const auto broadcast = at::infer_size_symint(batch(first), batch(second));
   c10::SymDimVector shape(broadcast.begin(), broadcast.end());
@@ -22,7 +23,8 @@ c10::SymDimVector result_shape(const at::Tensor& first, const at::Tensor& second
   return shape;
 }
 
-void allocation_checks(const char* op, const at::Tensor& weight, const at::Tensor& value, at::IntArrayRef offsets) {
+void allocation_checks(const char* op, const at::Tensor& weight, const at::Tensor& value,
+                       at::IntArrayRef offsets) {
   check_operands(op, "weight", weight, "value", value, offsets);
   check_weight(op, weight, offsets);
 }
@@ -41,18 +43,22 @@ DType dtype_of(const at::Tensor& tensor) {
 }
 
 // The five operands in a fixed order, to treat them alike.
-constexpr std::array kTensors = {&Operands::weight, &Operands::value, &Operands::grad, &Operands::result,
-                                 &Operands::dots};
-constexpr std::array kFields = {&Problem::weight, &Problem::value, &Problem::grad, &Problem::result, &Problem::dots};
+constexpr std::array kTensors = {&Operands::weight, &Operands::value, &Operands::grad,
+                                 &Operands::result, &Operands::dots};
+constexpr std::array kFields = {&Problem::weight, &Problem::value, &Problem::grad, &Problem::result,
+                                &Problem::dots};
 
-bool is_result(at::Tensor Operands::*tensor) { return tensor == &Operands::result || tensor == &Operands::dots; }
+bool is_result(at::Tensor Operands::* tensor) {
+  return tensor == &Operands::result || tensor == &Operands::dots;
+}
 
 // A contiguous tensor for the kernel in place of `tensor`: a copy of an input, room for a result.
 at::Tensor stand_in(const at::Tensor& tensor, bool is_result) {
   return is_result ? at::empty(tensor.sizes(), tensor.options()) : tensor.contiguous();
 }
 
-// Batch sizes and strides with dimensions of one element dropped and neighbours merged where every operand allows it.
+// Batch sizes and strides with dimensions of one element dropped and neighbours merged where every
+// operand allows it.
 struct Batch {
   std::vector<int64_t> sizes;
   std::array<std::vector<int64_t>, kTensors.size()> strides;
@@ -87,33 +93,41 @@ Batch merged_batch(const Operands& operands, at::IntArrayRef batch_sizes) {
 
 }  // namespace
 
-at::Tensor allocate_mix(const char* op, const at::Tensor& weight, const at::Tensor& value, at::IntArrayRef offsets) {
+at::Tensor allocate_mix(const char* op, const at::Tensor& weight, const at::Tensor& value,
+                        at::IntArrayRef offsets) {
   allocation_checks(op, weight, value, offsets);
   const auto shape = result_shape(weight, value, value.sym_size(-1));
   if (c10::SymIntArrayRef(shape) == value.sym_sizes()) return at::empty_like(value);
   return at::empty_symint(shape, value.options());
 }
 
-at::Tensor allocate_link_dot(const at::Tensor& grad, const at::Tensor& value, at::IntArrayRef offsets) {
+at::Tensor allocate_link_dot(const at::Tensor& grad, const at::Tensor& value,
+                             at::IntArrayRef offsets) {
   check_operands("link_dot", "grad", grad, "value", value, offsets);
   check_channels("link_dot", "grad", grad, "value", value);
-  return at::empty_symint(result_shape(grad, value, static_cast<int64_t>(offsets.size())), value.options());
+  return at::empty_symint(result_shape(grad, value, static_cast<int64_t>(offsets.size())),
+                          value.options());
 }
 
-std::pair<at::Tensor, at::Tensor> allocate_mix_backward(const at::Tensor& grad, const at::Tensor& weight,
-                                                        const at::Tensor& value, at::IntArrayRef offsets) {
+std::pair<at::Tensor, at::Tensor> allocate_mix_backward(const at::Tensor& grad,
+                                                        const at::Tensor& weight,
+                                                        const at::Tensor& value,
+                                                        at::IntArrayRef offsets) {
   allocation_checks("mix_backward", weight, value, offsets);
   check_operands("mix_backward", "grad", grad, "value", value, offsets);
   const auto shape = result_shape(weight, value, value.sym_size(-1));
   TORCH_CHECK_VALUE(grad.sym_sizes() == c10::SymIntArrayRef(shape),
-                    "mix_backward: grad must have the shape of mix(weight, value) (got ", grad.sym_sizes(),
-                    ", expected ", c10::SymIntArrayRef(shape), ")");
-  return {allocate_link_dot(grad, value, offsets), allocate_mix("mix_backward", weight, grad, offsets)};
+                    "mix_backward: grad must have the shape of mix(weight, value) (got ",
+                    grad.sym_sizes(), ", expected ", c10::SymIntArrayRef(shape), ")");
+  return {allocate_link_dot(grad, value, offsets),
+          allocate_mix("mix_backward", weight, grad, offsets)};
 }
 
-PreparedProblem::PreparedProblem(const Operands& operands, at::IntArrayRef offsets, ChannelStride channel_stride)
+PreparedProblem::PreparedProblem(const Operands& operands, at::IntArrayRef offsets,
+                                 ChannelStride channel_stride)
     : original_(operands) {
-  const at::Tensor& full = operands.result.defined() ? operands.result : operands.dots;  // has every batch dimension
+  const at::Tensor& full =
+      operands.result.defined() ? operands.result : operands.dots;  // has every batch dimension
   const auto batch_sizes = full.sizes().slice(0, full.dim() - 2);
   dtype_ = dtype_of(full);
 
@@ -150,7 +164,8 @@ PreparedProblem::PreparedProblem(const Operands& operands, at::IntArrayRef offse
     const at::Tensor& tensor = used_.*kTensors[t];
     if (!tensor.defined()) continue;
     Operand& operand = problem_.*kFields[t];
-    operand.data = is_result(kTensors[t]) ? tensor.mutable_data_ptr() : const_cast<void*>(tensor.const_data_ptr());
+    operand.data = is_result(kTensors[t]) ? tensor.mutable_data_ptr()
+                                          : const_cast<void*>(tensor.const_data_ptr());
     std::copy(batch.strides[t].begin(), batch.strides[t].end(), operand.batch);
     operand.row = tensor.stride(-2);
     operand.column = tensor.stride(-1);
@@ -159,7 +174,8 @@ PreparedProblem::PreparedProblem(const Operands& operands, at::IntArrayRef offse
 
 void PreparedProblem::finish() {
   for (const auto tensor : {&Operands::result, &Operands::dots}) {
-    if ((original_.*tensor).defined() && (original_.*tensor).const_data_ptr() != (used_.*tensor).const_data_ptr()) {
+    if ((original_.*tensor).defined() &&
+        (original_.*tensor).const_data_ptr() != (used_.*tensor).const_data_ptr()) {
       (original_.*tensor).copy_(used_.*tensor);
     }
   }

@@ -1,5 +1,5 @@
-// What the CPU, CUDA and Meta kernels of an operator do alike: check the arguments, allocate the results by the
-// design's layout rule, and describe the operands as a Problem.
+// What the CPU, CUDA and Meta kernels of an operator do alike: check the arguments, allocate the
+// results by the design's layout rule, and describe the operands as a Problem.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,12 +10,17 @@
 
 namespace paramixer::ops {
 
-// Check the arguments, then allocate the result; no data is read and sizes may be symbolic. A result that has exactly
-// the shape of the second operand is at::empty_like of it, whatever its strides; any other is contiguous.
-at::Tensor allocate_mix(const char* op, const at::Tensor& weight, const at::Tensor& value, at::IntArrayRef offsets);
-at::Tensor allocate_link_dot(const at::Tensor& grad, const at::Tensor& value, at::IntArrayRef offsets);
-std::pair<at::Tensor, at::Tensor> allocate_mix_backward(const at::Tensor& grad, const at::Tensor& weight,
-                                                        const at::Tensor& value, at::IntArrayRef offsets);
+// Check the arguments, then allocate the result; no data is read and sizes may be symbolic. A
+// result that has exactly the shape of the second operand is at::empty_like of it, whatever its
+// strides; any other is contiguous.
+at::Tensor allocate_mix(const char* op, const at::Tensor& weight, const at::Tensor& value,
+                        at::IntArrayRef offsets);
+at::Tensor allocate_link_dot(const at::Tensor& grad, const at::Tensor& value,
+                             at::IntArrayRef offsets);
+std::pair<at::Tensor, at::Tensor> allocate_mix_backward(const at::Tensor& grad,
+                                                        const at::Tensor& weight,
+                                                        const at::Tensor& value,
+                                                        at::IntArrayRef offsets);
 
 // The tensors of an operator; those it does not have stay undefined.
 struct Operands {
@@ -28,8 +33,9 @@ struct Operands {
 
 enum class ChannelStride { kAny, kOne };  // what the kernel can read and write
 
-// Operands as a Problem: batch dimensions are broadcast, and merged where the strides allow. Where the kernel cannot take
-// the strides as they are, inputs are copied and results go through a temporary until finish().
+// Operands as a Problem: batch dimensions are broadcast, and merged where the strides allow. Where
+// the kernel cannot take the strides as they are, inputs are copied and results go through a
+// temporary until finish().
 class PreparedProblem {
  public:
   PreparedProblem(const Operands& operands, at::IntArrayRef offsets, ChannelStride channel_stride);

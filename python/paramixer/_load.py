@@ -8,12 +8,16 @@ try:
     from paramixer import _build
 except ImportError as error:
     raise ImportError(
-        "paramixer is not built here; run: pip install --no-build-isolation -e . in its source folder"
+        "paramixer is not built here; in its folder run: pip install --no-build-isolation -e ."
     ) from error
 
 
 def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
+
+
+def _major(version: str | None) -> str:
+    return (version or "none").split(".")[0]
 
 
 def check_torch(running: str, running_cuda: str | None) -> None:
@@ -30,19 +34,20 @@ def check_torch(running: str, running_cuda: str | None) -> None:
         ImportError: the torch minor differs from the one built for, or, for a build with CUDA
             kernels, the CUDA major does.
     """
-    rebuild = "rebuild paramixer for it: pip install --no-build-isolation --force-reinstall --no-deps ."
+    rebuild = (
+        "rebuild paramixer for it: pip install --no-build-isolation --force-reinstall --no-deps ."
+    )
     if _minor(running) != _minor(_build.TORCH):
         raise ImportError(
             f"paramixer {_build.VERSION} was built for torch {_minor(_build.TORCH)}, but torch "
             f"{running} is running; install torch=={_minor(_build.TORCH)}.*, or {rebuild}"
         )
     built_cuda = _build.TORCH_CUDA
-    if _build.CUDA_KERNELS and built_cuda is not None:
-        if (running_cuda or "none").split(".")[0] != built_cuda.split(".")[0]:
-            raise ImportError(
-                f"paramixer {_build.VERSION} was built for torch with CUDA {built_cuda}, but the "
-                f"running torch {running} has CUDA {running_cuda}; {rebuild}"
-            )
+    if _build.CUDA_KERNELS and _major(built_cuda) != _major(running_cuda):
+        raise ImportError(
+            f"paramixer {_build.VERSION} was built for torch with CUDA {built_cuda}, but the "
+            f"running torch {running} has CUDA {running_cuda}; {rebuild}"
+        )
 
 
 check_torch(torch.__version__, torch.version.cuda)

@@ -13,7 +13,7 @@ def cuda_status() -> str:
     """Whether CUDA kernels are built, and whether they can run here, in words."""
     if not _load.has_cuda():
         return "not built (this is a CPU-only build)"
-    built = f"built with nvcc {_build.NVCC} for {', '.join(_build.CUDA_ARCHITECTURES)}"
+    built = f"built with nvcc {_build.NVCC} for {_build.CUDA_ARCHITECTURES}"
     if not torch.cuda.is_available():
         return f"{built}; not usable: torch finds no GPU here"
     major, minor = torch.cuda.get_device_capability()

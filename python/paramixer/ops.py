@@ -1,8 +1,8 @@
 """The operators: products with one sparse factor, closed under differentiation.
 
-A factor is an N x N matrix with K non-zeros ("links") a row at fixed offsets o_0 .. o_{K-1} on a ring
-of N positions; a weight tensor (\\*, N, K) holds them. Sparse Factorization (Khalitov et al., Neural
-Networks 2022) and Paramixer (Yu et al., CVPR 2022) multiply about log2 N such factors.
+A factor is an N x N matrix with K non-zeros ("links") a row, at fixed offsets o_0 .. o_{K-1} on a
+ring of N positions; a weight tensor (*, N, K) holds them. Sparse Factorization (Khalitov et al.,
+Neural Networks 2022) and Paramixer (Yu et al., CVPR 2022) multiply about log2 N such factors.
 
 All operators run on CPU and CUDA in float64, float32, bfloat16 and float16 (the 16-bit types are
 summed in float32 and rounded once), take tensors of any strides, are bitwise reproducible from run
@@ -13,6 +13,7 @@ mode, under ``torch.func``, ``torch.compile``, ``torch.export`` and autocast.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +25,12 @@ def mix(weight: Tensor, value: Tensor, offsets: list[int]) -> Tensor:
     ``Y[i, c] = sum_k W[i, k] V[(i + o_k) mod N, c]``
 
     Args:
-        weight: (\\*, N, K), the link weights of every position.
-        value: (\\*, N, D). Batch dimensions of weight and value broadcast as in ``torch.matmul``.
+        weight: (*, N, K), the link weights of every position.
+        value: (*, N, D). Batch dimensions of weight and value broadcast as in ``torch.matmul``.
         offsets: K integers of any sign and size, 1 <= K <= 64. Links that coincide modulo N add up.
 
     Returns:
-        (\\*, N, D), in the layout of ``value`` where it has its shape, else contiguous.
+        (*, N, D), in the layout of ``value`` where it has its shape, else contiguous.
 
     Raises:
         ValueError: shapes that do not fit each other or the offsets, tensors on different devices.
@@ -45,12 +46,12 @@ def mix_transpose(weight: Tensor, value: Tensor, offsets: list[int]) -> Tensor:
     ``X[j, c] = sum_k W[(j - o_k) mod N, k] V[(j - o_k) mod N, c]``
 
     Args:
-        weight: (\\*, N, K), the link weights of every position of the factor that is transposed.
-        value: (\\*, N, D). Batch dimensions of weight and value broadcast as in ``torch.matmul``.
+        weight: (*, N, K), the link weights of every position of the factor that is transposed.
+        value: (*, N, D). Batch dimensions of weight and value broadcast as in ``torch.matmul``.
         offsets: K integers of any sign and size, 1 <= K <= 64. Links that coincide modulo N add up.
 
     Returns:
-        (\\*, N, D), in the layout of ``value`` where it has its shape, else contiguous.
+        (*, N, D), in the layout of ``value`` where it has its shape, else contiguous.
 
     Raises:
         ValueError: shapes that do not fit each other or the offsets, tensors on different devices.
@@ -66,12 +67,12 @@ def link_dot(grad: Tensor, value: Tensor, offsets: list[int]) -> Tensor:
     ``A[i, k] = sum_c G[i, c] V[(i + o_k) mod N, c]``
 
     Args:
-        grad: (\\*, N, D).
-        value: (\\*, N, D). Batch dimensions of grad and value broadcast as in ``torch.matmul``.
+        grad: (*, N, D).
+        value: (*, N, D). Batch dimensions of grad and value broadcast as in ``torch.matmul``.
         offsets: K integers of any sign and size, 1 <= K <= 64.
 
     Returns:
-        (\\*, N, K), contiguous; zeros for D = 0.
+        (*, N, K), contiguous; zeros for D = 0.
 
     Raises:
         ValueError: shapes that do not fit each other, no or too many offsets, different devices.
@@ -85,10 +86,10 @@ def _register_vmap(name: str) -> None:
     """Makes the mapped dimension a leading batch dimension, in front of equal numbers of others."""
     operator: Callable[..., Tensor | tuple[Tensor, ...]] = getattr(torch.ops.paramixer, name)
 
-    def rule(info, in_dims, *args):  # noqa: ANN001, ANN202 - the signature torch.library asks for
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         *tensors, offsets = args
         dims = in_dims[: len(tensors)]
-        # What each tensor's rank is to the function under vmap; broadcasting aligns these from the right.
+        # The rank each tensor has for the function under vmap; broadcasting aligns from the right.
         logical = [t.dim() - (d is not None) for t, d in zip(tensors, dims, strict=True)]
         rank = max(logical)
         batched = []

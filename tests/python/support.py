@@ -1,11 +1,10 @@
-"""What the operator tests share: the operators with their oracles, operands, layouts and tolerances."""
+"""What the operator tests share: operators with oracles, operands, layouts, tolerances."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
-
-import torch
 
 import paramixer
+import torch
 from paramixer import reference
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -13,7 +12,7 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class Operator:
-    """A bilinear operator f(first, second, offsets); `columns` says what its operands' columns are."""
+    """A bilinear f(first, second, offsets); `columns` says what its operands' columns are."""
 
     name: str
     function: Callable

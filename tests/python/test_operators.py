@@ -1,5 +1,6 @@
 """Forward and all gradients of every operator against the oracle in float64."""
 
+import paramixer
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,8 +15,6 @@ from support import (
     relative_error,
 )
 
-import paramixer
-
 TILE_SIZES = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 129)
 
 
@@ -26,7 +25,9 @@ def check(operator, operands, offsets, grad_layout=torch.Tensor.contiguous):
     actual = forward_and_gradients(operator.function, operands, offsets, grad)
     torchs = forward_and_gradients(operator.oracle, operands, offsets, grad)
     exact = forward_and_gradients(operator.oracle, exact_operands, offsets, grad.double())
-    for what, *results in zip(("result", "d first", "d second"), actual, torchs, exact, strict=True):
+    for what, *results in zip(
+        ("result", "d first", "d second"), actual, torchs, exact, strict=True
+    ):
         assert_as_exact_as_torch(*results, what)
     return actual, exact
 
@@ -135,7 +136,9 @@ def test_heads_as_strided_views(device):
     result = paramixer.mix(weight.transpose(1, 2), heads, [0, 1, 2, 4, 8])
     assert result.stride() == heads.stride()
     for head in range(3):
-        alone = paramixer.mix(weight[:, :, head], value[..., 4 * head : 4 * head + 4], [0, 1, 2, 4, 8])
+        alone = paramixer.mix(
+            weight[:, :, head], value[..., 4 * head : 4 * head + 4], [0, 1, 2, 4, 8]
+        )
         torch.testing.assert_close(result[:, head], alone, rtol=0, atol=0)
 
 

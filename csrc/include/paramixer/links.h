@@ -14,14 +14,16 @@ using FactorOffsets = std::vector<std::vector<int64_t>>;
 
 namespace detail {
 
-inline void check_at_least(const char* function, const char* argument, int64_t minimum, int64_t value) {
+inline void check_at_least(const char* function, const char* argument, int64_t minimum,
+                           int64_t value) {
   if (value >= minimum) return;
   throw std::invalid_argument(std::string(function) + ": " + argument + " must be at least " +
                               std::to_string(minimum) + " (got " + std::to_string(value) + ")");
 }
 
 // Powers of two up to 2^61 only: a larger offset would not fit 64 bits.
-inline void check_at_most(const char* function, const char* argument, int64_t maximum, int64_t value) {
+inline void check_at_most(const char* function, const char* argument, int64_t maximum,
+                          int64_t value) {
   if (value <= maximum) return;
   throw std::invalid_argument(std::string(function) + ": " + argument + " must be at most " +
                               std::to_string(maximum) + " (got " + std::to_string(value) + ")");
@@ -37,7 +39,8 @@ inline int64_t default_factors(int64_t length) {
 }
 
 // Chord: every factor links position i to i, i+1, i+2, i+4, .., i+2^(links-2).
-// `factors` defaults to ceil(log2 length), `links` (the self link included) to 1 + ceil(log2 length).
+// `factors` defaults to ceil(log2 length), `links` (the self link included) to 1 + ceil(log2
+// length).
 inline FactorOffsets chord(int64_t length, std::optional<int64_t> factors = std::nullopt,
                            std::optional<int64_t> links = std::nullopt) {
   detail::check_at_least("chord", "length", 1, length);
@@ -51,9 +54,10 @@ inline FactorOffsets chord(int64_t length, std::optional<int64_t> factors = std:
   return FactorOffsets(factor_count, offsets);
 }
 
-// Symmetric circular dilated links: factor m links i to i, i+d, .., i+hd, i-d, .., i-hd with d = 2^m, h = (links-1)/2.
-// `factors` defaults to ceil(log2 length); `links` must be odd.
-inline FactorOffsets cdil(int64_t length, std::optional<int64_t> factors = std::nullopt, int64_t links = 3) {
+// Symmetric circular dilated links: factor m links i to i, i+d, .., i+hd, i-d, .., i-hd with d =
+// 2^m, h = (links-1)/2. `factors` defaults to ceil(log2 length); `links` must be odd.
+inline FactorOffsets cdil(int64_t length, std::optional<int64_t> factors = std::nullopt,
+                          int64_t links = 3) {
   detail::check_at_least("cdil", "length", 1, length);
   const int64_t factor_count = factors.value_or(default_factors(length));
   detail::check_at_least("cdil", "factors", 1, factor_count);

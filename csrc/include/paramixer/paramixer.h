@@ -1,12 +1,14 @@
-// The operators for C++ users. They go through PyTorch's dispatcher, so C++ and Python share one path with autograd
-// (to any order), autocast and every device; saved models that call paramixer:: operators need this library loaded.
+// The operators for C++ users. They go through PyTorch's dispatcher, so C++ and Python share one
+// path with autograd (to any order), autocast and every device; saved models that call paramixer::
+// operators need this library loaded.
 //
 //   W  weight  (*, N, K)   one row of K link weights per position
 //   V  value   (*, N, D)   D channels per position
 //   o  offsets K integers of any sign and size; links that coincide modulo N add up
 //
-// Batch dimensions broadcast as in at::matmul. float64, float32, bfloat16 and float16; any strides. Errors are
-// c10::ValueError (shapes, values), c10::TypeError (dtypes) and c10::NotImplementedError (devices).
+// Batch dimensions broadcast as in at::matmul. float64, float32, bfloat16 and float16; any strides.
+// Errors are c10::ValueError (shapes, values), c10::TypeError (dtypes) and c10::NotImplementedError
+// (devices).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -17,13 +19,16 @@
 namespace paramixer {
 
 // Y[i,c] = sum_k W[i,k] V[(i + o_k) mod N, c]: one sparse factor applied to V. (*, N, D)
-PARAMIXER_API at::Tensor mix(const at::Tensor& weight, const at::Tensor& value, at::IntArrayRef offsets);
+PARAMIXER_API at::Tensor mix(const at::Tensor& weight, const at::Tensor& value,
+                             at::IntArrayRef offsets);
 
-// X[j,c] = sum_k W[(j - o_k) mod N, k] V[(j - o_k) mod N, c]: the transposed factor applied to V. (*, N, D)
+// X[j,c] = sum_k W[(j - o_k) mod N, k] V[(j - o_k) mod N, c]: the transposed factor applied to V.
+// (*, N, D)
 PARAMIXER_API at::Tensor mix_transpose(const at::Tensor& weight, const at::Tensor& value,
                                        at::IntArrayRef offsets);
 
 // A[i,k] = sum_c G[i,c] V[(i + o_k) mod N, c]: the inner products along the links. (*, N, K)
-PARAMIXER_API at::Tensor link_dot(const at::Tensor& grad, const at::Tensor& value, at::IntArrayRef offsets);
+PARAMIXER_API at::Tensor link_dot(const at::Tensor& grad, const at::Tensor& value,
+                                  at::IntArrayRef offsets);
 
 }  // namespace paramixer

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# The torch-free kernels and their tests under AddressSanitizer with UBSan, and under ThreadSanitizer.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+for sanitizer in address,undefined thread; do
+  build=build/sanitize-${sanitizer%%,*}
+  cmake -S . -B "$build" -DPARAMIXER_OPS=OFF -DPARAMIXER_CUDA=OFF -DPARAMIXER_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+    -DCMAKE_CXX_FLAGS="-fsanitize=$sanitizer -fno-sanitize-recover=all -fno-omit-frame-pointer"
+  cmake --build "$build" --parallel "${MAX_JOBS:-$(nproc)}"
+  ctest --test-dir "$build" --output-on-failure --exclude-regex kernels_share_no_symbols
+done

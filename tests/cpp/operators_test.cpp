@@ -1,0 +1,101 @@
+// The operators as a C++ program sees them: no Python in the process.
+
+#include <gtest/gtest.h>
+#include <paramixer/paramixer.h>
+#include <torch/torch.h>
+
+namespace {
+
+const std::vector<int64_t> kOffsets = {0, 1, -2, 14};
+
+// Y[i] = sum_k W[i,k] V[(i + o_k) mod N] by torch::roll.
+at::Tensor rolled_mix(const at::Tensor& weight, const at::Tensor& value) {
+  at::Tensor result;
+  for (size_t k = 0; k < kOffsets.size(); ++k) {
+    const auto term = weight.select(-1, k).unsqueeze(-1) * torch::roll(value, -kOffsets[k], -2);
+    result = result.defined() ? result + term : term;
+  }
+  return result;
+}
+
+std::vector<at::Tensor> leaves() {
+  torch::manual_seed(0);
+  const auto options = torch::TensorOptions(torch::kDouble).requires_grad(true);
+  return {torch::randn({2, 9, 4}, options), torch::randn({2, 9, 5}, options)};
+}
+
+// The gradient, and the gradient of a function of the gradient.
+std::vector<at::Tensor> first_and_second_gradients(at::Tensor (*function)(const at::Tensor&,
+                                                                          const at::Tensor&)) {
+  const auto inputs = leaves();
+  const auto loss = function(inputs[0], inputs[1]).sin().sum();
+  auto first = torch::autograd::grad({loss}, inputs, {}, std::nullopt, /*create_graph=*/true);
+  const auto second = torch::autograd::grad({first[0].sin().sum() + first[1].cos().sum()}, inputs);
+  first.insert(first.end(), second.begin(), second.end());
+  return first;
+}
+
+at::Tensor mix_with_offsets(const at::Tensor& weight, const at::Tensor& value) {
+  return paramixer::mix(weight, value, kOffsets);
+}
+
+TEST(Operators, MixIsASumOfRolledValues) {
+  const auto inputs = leaves();
+  EXPECT_TRUE(
+      torch::allclose(mix_with_offsets(inputs[0], inputs[1]), rolled_mix(inputs[0], inputs[1])));
+}
+
+TEST(Operators, TransposeIsTheAdjoint) {
+  const auto inputs = leaves();
+  const auto other = torch::randn_like(inputs[1]);
+  const auto left = (paramixer::mix(inputs[0], inputs[1], kOffsets) * other).sum();
+  const auto right = (inputs[1] * paramixer::mix_transpose(inputs[0], other, kOffsets)).sum();
+  EXPECT_TRUE(torch::allclose(left, right));
+}
+
+TEST(Operators, GradientsNeedNoPython) {
+  const auto actual = first_and_second_gradients(mix_with_offsets);
+  const auto expected = first_and_second_gradients(rolled_mix);
+  ASSERT_EQ(actual.size(), expected.size());
+  for (size_t i = 0; i < actual.size(); ++i)
+    EXPECT_TRUE(torch::allclose(actual[i], expected[i])) << i;
+}
+
+TEST(Operators, GradientOfWeightIsLinkDot) {
+  const auto inputs = leaves();
+  const auto grad = torch::randn_like(inputs[1]);
+  const auto result = paramixer::mix(inputs[0], inputs[1], kOffsets);
+  const auto gradients = torch::autograd::grad({result}, inputs, {grad});
+  EXPECT_TRUE(torch::allclose(gradients[0], paramixer::link_dot(grad, inputs[1], kOffsets)));
+  EXPECT_TRUE(torch::allclose(gradients[1], paramixer::mix_transpose(inputs[0], grad, kOffsets)));
+}
+
+TEST(Operators, ErrorsHaveTheirTypes) {
+  const auto inputs = leaves();
+  EXPECT_THROW(paramixer::mix(inputs[0], inputs[1], {0, 1}), c10::ValueError);
+  EXPECT_THROW(paramixer::mix(inputs[0], inputs[1].to(torch::kFloat), kOffsets), c10::TypeError);
+  EXPECT_THROW(paramixer::link_dot(inputs[0], inputs[1], kOffsets), c10::ValueError);
+}
+
+TEST(Operators, EmptyTensors) {
+  EXPECT_EQ(paramixer::mix(torch::zeros({0, 4}), torch::zeros({0, 3}), kOffsets).sizes(),
+            at::IntArrayRef({0, 3}));
+  const auto dots = paramixer::link_dot(torch::zeros({5, 0}), torch::zeros({5, 0}), kOffsets);
+  EXPECT_TRUE(torch::equal(dots, torch::zeros({5, 4})));
+}
+
+TEST(Operators, SameBitsForAnyNumberOfThreads) {
+  const auto weight = torch::randn({3, 500, 4});
+  const auto value = torch::randn({3, 500, 70});
+  torch::set_num_threads(1);
+  const auto one = paramixer::mix(weight, value, kOffsets);
+  torch::set_num_threads(3);
+  EXPECT_TRUE(torch::equal(paramixer::mix(weight, value, kOffsets), one));
+}
+
+TEST(Library, SaysWhatItIs) {
+  EXPECT_STRNE(paramixer::cpu_instruction_set(), "");
+  EXPECT_STREQ(PARAMIXER_VERSION, "0.1.0");
+}
+
+}  // namespace

@@ -1,0 +1,244 @@
+"""Derivatives everywhere PyTorch has them, and the dispatcher's own checks."""
+
+import paramixer
+import pytest
+import torch
+from support import OPERATOR_IDS, OPERATORS, forward_and_gradients
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+
+OFFSETS = [0, 1, -2, 14]
+per_operator = pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+
+
+def double_operands(operator, batch=(2,), requires_grad=True):
+    return operator.operands(
+        batch, 5, 3, len(OFFSETS), dtype=torch.float64, requires_grad=requires_grad
+    )
+
+
+def loss_of(operator):
+    """A scalar that no derivative of order two makes vanish."""
+    return lambda first, second: operator.function(first, second, OFFSETS).sin().sum()
+
+
+def oracle_loss_of(operator):
+    return lambda first, second: operator.oracle(first, second, OFFSETS).sin().sum()
+
+
+@per_operator
+@pytest.mark.parametrize("batch", [(2,), ((), (2,)), ((2, 1), (1, 2))])
+def test_gradcheck(operator, batch):
+    operands = double_operands(operator, batch)
+    function = lambda *inputs: operator.function(*inputs, OFFSETS)
+    assert gradcheck(
+        function,
+        operands,
+        check_forward_ad=True,
+        check_batched_grad=True,
+        check_batched_forward_grad=True,
+    )
+    assert gradgradcheck(function, operands, check_fwd_over_rev=True, check_rev_over_rev=True)
+
+
+@per_operator
+def test_third_order(operator):
+    def third(loss, first, second):
+        value = loss(first, second)
+        for variable in (first, second, first):
+            value = torch.autograd.grad(value, variable, create_graph=True)[0].square().sum()
+        return value
+
+    operands = double_operands(operator)
+    torch.testing.assert_close(
+        third(loss_of(operator), *operands), third(oracle_loss_of(operator), *operands)
+    )
+
+
+@per_operator
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_opcheck(operator, requires_grad):
+    operands = double_operands(operator, requires_grad=requires_grad)
+    torch.library.opcheck(operator.overload, (*operands, OFFSETS))
+    broadcast = double_operands(operator, ((3, 1), (2,)), requires_grad)
+    torch.library.opcheck(operator.overload, (*broadcast, OFFSETS))
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_opcheck_mix_backward(requires_grad):
+    weight, value = double_operands(OPERATORS[0], requires_grad=requires_grad)
+    gradient = torch.randn_like(value)
+    torch.library.opcheck(
+        torch.ops.paramixer.mix_backward.default, (gradient, weight, value, OFFSETS)
+    )
+
+
+def test_mix_backward_is_differentiable():
+    weight, value = double_operands(OPERATORS[0])
+    gradient = torch.randn_like(value, requires_grad=True)
+    function = lambda *inputs: torch.ops.paramixer.mix_backward(*inputs, OFFSETS)
+    assert gradcheck(function, (gradient, weight, value), check_forward_ad=True)
+
+
+@per_operator
+def test_functorch(operator):
+    first, second = double_operands(operator, requires_grad=False)
+    loss, oracle_loss = loss_of(operator), oracle_loss_of(operator)
+    assert_same = torch.testing.assert_close
+    for argnums in (0, 1, (0, 1)):
+        assert_same(grad(loss, argnums)(first, second), grad(oracle_loss, argnums)(first, second))
+        assert_same(
+            jacrev(loss, argnums)(first, second), jacrev(oracle_loss, argnums)(first, second)
+        )
+        assert_same(
+            jacfwd(loss, argnums)(first, second), jacfwd(oracle_loss, argnums)(first, second)
+        )
+        assert_same(
+            hessian(loss, argnums)(first, second), hessian(oracle_loss, argnums)(first, second)
+        )
+    tangents = (torch.randn_like(first), torch.randn_like(second))
+    assert_same(jvp(loss, (first, second), tangents), jvp(oracle_loss, (first, second), tangents))
+    assert_same(
+        vjp(loss, first, second)[1](torch.ones((), dtype=torch.float64)),
+        vjp(oracle_loss, first, second)[1](torch.ones((), dtype=torch.float64)),
+    )
+    nested = lambda f: grad(lambda a: grad(f)(a, second).square().sum())(first)
+    assert_same(nested(loss), nested(oracle_loss))
+
+
+@per_operator
+def test_vmap_of_grad(operator):
+    first, second = double_operands(operator, (3, 2), requires_grad=False)
+    actual = vmap(grad(loss_of(operator), (0, 1)))(first, second)
+    expected = vmap(grad(oracle_loss_of(operator), (0, 1)))(first, second)
+    torch.testing.assert_close(actual, expected)
+    actual = vmap(grad(loss_of(operator), (0, 1)), (None, 0))(first[0], second)
+    expected = vmap(grad(oracle_loss_of(operator), (0, 1)), (None, 0))(first[0], second)
+    torch.testing.assert_close(actual, expected)
+
+
+@per_operator
+@pytest.mark.parametrize("in_dims", [(0, 0), (0, None), (None, 0), (1, 0), (2, 1), (-1, -1)])
+@pytest.mark.parametrize("ranks", [(0, 0), (1, 0), (0, 1), (2, 1), (1, 1)])
+@pytest.mark.filterwarnings("error:There is a performance drop")
+def test_vmap(operator, in_dims, ranks):
+    """Also with unequal ranks, and with a mapped size that equals the batch size."""
+    mapped = 2
+    batches = tuple((2,) * rank for rank in ranks)
+    operands = operator.operands(batches, 5, 3, len(OFFSETS), dtype=torch.float64)
+    stacked = []
+    for operand, dim in zip(operands, in_dims, strict=True):
+        if dim is None:
+            stacked.append(operand)
+        else:
+            dim = min(dim, operand.dim())
+            stacked.append(torch.stack([operand, 2 * operand], dim))
+    dims = tuple(
+        dim if dim is None else min(dim, operand.dim())
+        for dim, operand in zip(in_dims, operands, strict=True)
+    )
+    run = lambda *inputs: operator.function(*inputs, OFFSETS)
+    actual = vmap(run, dims)(*stacked)
+    expected = [
+        run(*(t if d is None else t.select(d, i) for t, d in zip(stacked, dims, strict=True)))
+        for i in range(mapped)
+    ]
+    torch.testing.assert_close(actual, torch.stack(expected), rtol=0, atol=0)
+
+
+@per_operator
+def test_nested_vmap(operator):
+    first, second = operator.operands((2, 3), 5, 4, len(OFFSETS), dtype=torch.float64)
+    run = lambda *inputs: operator.function(*inputs, OFFSETS)
+    actual = vmap(vmap(run, (0, 0)), (1, 1), 1)(first, second)
+    torch.testing.assert_close(actual, run(first, second))
+
+
+@per_operator
+def test_batched_gradients(operator):
+    first, second = double_operands(operator)
+    result = operator.function(first, second, OFFSETS)
+    vectors = torch.randn(4, *result.shape, dtype=torch.float64)
+    batched = torch.autograd.grad(
+        result, (first, second), vectors, is_grads_batched=True, retain_graph=True
+    )
+    for i, vector in enumerate(vectors):
+        alone = torch.autograd.grad(result, (first, second), vector, retain_graph=True)
+        torch.testing.assert_close([b[i] for b in batched], list(alone))
+
+
+@per_operator
+def test_forward_mode(operator):
+    primals = double_operands(operator, requires_grad=False)
+    tangents = [torch.randn_like(p) for p in primals]
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(p, t) for p, t in zip(primals, tangents, strict=True)]
+        tangent = forward_ad.unpack_dual(operator.function(*duals, OFFSETS)).tangent
+    expected = operator.oracle(tangents[0], primals[1], OFFSETS)
+    expected = expected + operator.oracle(primals[0], tangents[1], OFFSETS)
+    torch.testing.assert_close(tangent, expected)
+
+
+@per_operator
+def test_compiled_autograd(operator):
+    operands = double_operands(operator)
+    expected = torch.autograd.grad(loss_of(operator)(*operands), operands)
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
+        leaves = [operand.detach().requires_grad_() for operand in operands]
+        loss_of(operator)(*leaves).backward()
+    torch.testing.assert_close(tuple(leaf.grad for leaf in leaves), expected)
+
+
+def test_saved_tensors_are_released_and_refused_twice():
+    weight, value = double_operands(OPERATORS[0])
+    result = paramixer.mix(weight, value, OFFSETS).sum()
+    result.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        result.backward()
+
+
+def test_in_place_change_of_a_saved_tensor_is_noticed():
+    weight, value = double_operands(OPERATORS[0])
+    saved = value.clone()
+    result = paramixer.mix(weight, saved, OFFSETS).sum()
+    with torch.no_grad():
+        saved.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        result.backward()
+
+
+@per_operator
+def test_no_grad_and_inference_mode(operator):
+    first, second = double_operands(operator)
+    with torch.no_grad():
+        assert not operator.function(first, second, OFFSETS).requires_grad
+    with torch.inference_mode():
+        result = operator.function(first, second, OFFSETS)
+    assert result.is_inference()
+    torch.testing.assert_close(result, operator.function(first, second, OFFSETS).detach())
+
+
+@per_operator
+def test_hooked_and_checkpointed(operator):
+    """Saved tensors go through hooks, so activation checkpointing and offloading work."""
+    operands = double_operands(operator)
+    packed = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t, lambda t: t):
+        operator.function(*operands, OFFSETS)
+    assert len(packed) == 2
+    run = lambda *inputs: operator.function(*inputs, OFFSETS).sin().sum()
+    loss = torch.utils.checkpoint.checkpoint(run, *operands, use_reentrant=False)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, operands), torch.autograd.grad(run(*operands), operands)
+    )
+
+
+@per_operator
+def test_incoming_gradient_of_any_layout(operator):
+    operands = operator.operands((2,), 6, 3, len(OFFSETS), dtype=torch.float64)
+    grad_output = torch.randn_like(operator.oracle(*operands, OFFSETS)).sum(0, keepdim=True)
+    expanded = grad_output.expand(2, *grad_output.shape[1:])
+    torch.testing.assert_close(
+        forward_and_gradients(operator.function, operands, OFFSETS, expanded),
+        forward_and_gradients(operator.oracle, operands, OFFSETS, expanded),
+    )

@@ -1,0 +1,123 @@
+"""Bad input: the same message, of the type Python expects, from every device."""
+
+import paramixer
+import pytest
+import torch
+from support import OPERATOR_IDS, OPERATORS
+
+OPS = torch.ops.paramixer
+W, V = (2, 5, 3), (2, 5, 4)
+OFFSETS = [0, 1, 2]
+
+
+def tensors(device, *shapes, dtype=torch.float32):
+    return [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
+
+
+WRONG_SHAPES = [
+    (
+        "mix",
+        ((5,), V),
+        OFFSETS,
+        r"mix: weight must have at least two dimensions \(got shape \[5\]\)",
+    ),
+    ("mix", (W, (4,)), OFFSETS, "mix: value must have at least two dimensions"),
+    ("mix", ((2, 6, 3), V), OFFSETS, r"mix: weight and value must have the same length N"),
+    ("mix", (W, V), [0, 1], r"mix: weight must have one column per offset .*\[2, 5, 3\] and 2 off"),
+    ("mix", (W, V), [], r"mix: offsets must hold 1 to 64 links \(got 0\)"),
+    ("mix", ((2, 5, 65), V), [0] * 65, r"mix: offsets must hold 1 to 64 links \(got 65\)"),
+    ("mix", ((3, 5, 3), V), OFFSETS, "mix: batch dimensions of weight and value must broadcast"),
+    (
+        "mix_transpose",
+        ((2, 6, 3), V),
+        OFFSETS,
+        "mix_transpose: weight and value must have the same",
+    ),
+    ("mix_transpose", (W, V), [0], "mix_transpose: weight must have one column per offset"),
+    ("link_dot", (V, (2, 5, 6)), OFFSETS, "link_dot: grad and value must have the same number of"),
+    ("link_dot", (V, (2, 7, 4)), OFFSETS, "link_dot: grad and value must have the same length N"),
+    ("link_dot", (V, V), [], "link_dot: offsets must hold 1 to 64 links"),
+    ("mix_backward", (V, W, (2, 5, 9)), OFFSETS, "mix_backward: grad must have the shape of mix"),
+    ("mix_backward", (V, (2, 5, 2), V), OFFSETS, "mix_backward: weight must have one column per"),
+]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta", "cuda"])
+@pytest.mark.parametrize(("name", "shapes", "offsets", "message"), WRONG_SHAPES)
+def test_shapes_and_values(device, name, shapes, offsets, message):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    operands = tensors(device, *shapes)
+    with pytest.raises(ValueError, match=message):
+        getattr(OPS, name)(*operands, offsets)
+    if name != "mix_backward":  # under autograd it is the two operators it stands for
+        with pytest.raises(ValueError, match=message):
+            getattr(OPS, name)(*(o.requires_grad_() for o in operands), offsets)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_wrong_dtypes(operator, device, dtype):
+    first, second = operator.operands((2,), 5, 4, 3)
+    with pytest.raises(TypeError, match=f"{operator.name}: .* must be float64, float32, bfloat16"):
+        operator.function(first.to(device, dtype), second.to(device, dtype), OFFSETS)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_mixed_dtypes_are_not_promoted(operator, device):
+    first, second = operator.operands((2,), 5, 4, 3, device=device)
+    with pytest.raises(TypeError, match=r"must have one dtype \(got Float and Double\)"):
+        operator.function(first, second.double(), OFFSETS)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+def test_not_tensors_and_not_integers(operator):
+    first, second = operator.operands((2,), 5, 4, 3)
+    with pytest.raises((TypeError, RuntimeError), match="Expected a value of type 'Tensor'"):
+        operator.function(first, "no tensor", OFFSETS)
+    with pytest.raises((TypeError, RuntimeError), match=r"Expected a value of type 'List\[int\]'"):
+        operator.function(first, second, [0.5, 1.0, 2.0])
+
+
+def test_sparse_tensors_are_refused():
+    weight, value = tensors("cpu", W, V)
+    with pytest.raises(NotImplementedError):
+        paramixer.mix(weight, value.to_sparse(), OFFSETS)
+
+
+@pytest.mark.skipif(paramixer.has_cuda(), reason="this build has CUDA kernels")
+@pytest.mark.parametrize("name", ["mix", "mix_transpose", "link_dot", "mix_backward"])
+def test_cuda_tensors_in_a_cpu_build(name):
+    """What the dispatcher calls for CUDA tensors names the remedy; reached without a GPU."""
+    shapes = (V, W, V) if name == "mix_backward" else (V, V) if name == "link_dot" else (W, V)
+    cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    with pytest.raises(NotImplementedError, match=f"{name}: .* no CUDA kernels.*PARAMIXER_CUDA=ON"):
+        getattr(OPS, name).default.redispatch(cuda, *tensors("cpu", *shapes), OFFSETS)
+
+
+def test_negated_views():
+    weight = torch.randn(2, 5, 3)
+    value = torch._neg_view(torch.randn(2, 5, 4))
+    torch.testing.assert_close(
+        paramixer.mix(weight, value, OFFSETS), paramixer.mix(weight, value.clone(), OFFSETS)
+    )
+
+
+def test_schemas():
+    """The operators' interface is a promise to saved models."""
+    expected = {
+        "mix": "(Tensor weight, Tensor value, int[] offsets) -> Tensor",
+        "mix_transpose": "(Tensor weight, Tensor value, int[] offsets) -> Tensor",
+        "link_dot": "(Tensor grad, Tensor value, int[] offsets) -> Tensor",
+        "mix_backward": (
+            "(Tensor grad, Tensor weight, Tensor value, int[] offsets) -> (Tensor, Tensor)"
+        ),
+    }
+    for name, schema in expected.items():
+        overload = getattr(OPS, name).default
+        assert str(overload._schema) == f"paramixer::{name}{schema}"
+        assert torch.Tag.pt2_compliant_tag in overload.tags
+        for key in ("CPU", "CUDA", "Meta", "Autograd", "AutocastCPU", "AutocastCUDA"):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"paramixer::{name}", key), key
