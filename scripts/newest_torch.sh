@@ -6,7 +6,7 @@ torch=${1:-2.15.0}
 venv=.venv-newest
 [ -e "$venv/bin/python" ] || "${PARAMIXER_PYTHON:-python3}" -m venv "$venv"
 export PATH="$PWD/$venv/bin:$PATH"
-python -m pip install -q "torch==$torch" numpy cmake ninja "setuptools<81" wheel pytest hypothesis
+python -m pip install -q "torch==$torch" numpy cmake ninja "setuptools>=77,<81" wheel pytest hypothesis
 # A wheel and not an editable install: that one belongs to .venv, in the same source tree.
 python -m pip wheel -q --no-build-isolation --no-deps -w build/wheels .
 python -m pip install -q --no-deps --force-reinstall build/wheels/paramixer-*.whl

@@ -27,6 +27,8 @@ namespace {
 #include "cpu/vector.h"
 
 constexpr int kBlocks = 4;
+template <typename T>
+constexpr int kWidest = 64 / sizeof(Accumulate<T>);  // lanes: 16 float or 8 double
 constexpr int64_t kStreamBytes = int64_t{8}
                                  << 20;  // more than a core's share of the last-level cache
 constexpr int64_t kBackwardTileBytes = 16 << 10;  // rows of dOut that dV and dW read together
@@ -68,14 +70,16 @@ PARAMIXER_INLINE void find_stretch(const Problem& problem, Direction direction, 
 }
 
 template <typename T>
-PARAMIXER_INLINE T* row_of(const Operand& operand, int64_t batch_start, int64_t position) {
-  return static_cast<T*>(operand.data) + batch_start + position * operand.row;
+PARAMIXER_INLINE T* row_of(const Problem& problem, const Operand& operand, int64_t batch,
+                           int64_t position) {
+  return static_cast<T*>(operand.data) + batch_offset(problem, operand, batch) +
+         position * operand.row;
 }
 
-// Calls body(batch, begin, end, stretch) for every stretch of `range`.
+// Calls body(batch, stretch) for every stretch of `range`.
 template <typename Body>
 PARAMIXER_INLINE void for_each_stretch(const Problem& problem, Direction direction, RowRange range,
-                                       Body body) {
+                                       const Body& body) {
   Stretch stretch;
   for (int64_t row = range.begin; row < range.end;) {
     const int64_t batch = row / problem.length;
@@ -91,177 +95,203 @@ PARAMIXER_INLINE void for_each_stretch(const Problem& problem, Direction directi
 
 // ---- mix and mix_transpose: result row = sum over links of weight * source row
 
+// kCount blocks of one row, next to each other but for the last one, which starts at channel
+// `last`.
 template <typename T, int L, int kCount, bool kStream>
 PARAMIXER_INLINE void gather_blocks(T* result, const T* weight, const T* source,
-                                    const LinkDistances& distance, int links) {
+                                    const LinkDistances& distance, int links, int64_t last) {
   Lanes<T, L> sum[kCount];
   for (int b = 0; b < kCount; ++b) sum[b] = Lanes<T, L>::zero();
   for (int k = 0; k < links; ++k) {
     const auto factor = widen(weight[distance.weight[k]]);
     const T* from = source + distance.value[k];
-    for (int b = 0; b < kCount; ++b) sum[b].add_scaled(factor, Lanes<T, L>::read(from + b * L));
+    for (int b = 0; b < kCount; ++b) {
+      sum[b].add_scaled(factor, Lanes<T, L>::read(from + (b + 1 < kCount ? b * L : last)));
+    }
   }
   for (int b = 0; b < kCount; ++b) {
+    T* to = result + (b + 1 < kCount ? b * L : last);
     if constexpr (kStream) {
-      sum[b].write_past_caches(result + b * L);
+      sum[b].write_past_caches(to);
     } else {
-      sum[b].write(result + b * L);
+      sum[b].write(to);
     }
   }
 }
 
-template <typename T, int L, bool kStream>
+// kRest blocks, the last one laid over the one before it, follow the channels that fill groups of
+// kBlocks.
+template <typename T, int L, int kRest, bool kStream>
 PARAMIXER_INLINE void gather_row(T* result, const T* weight, const T* source,
                                  const LinkDistances& distance, int links, int64_t channels) {
   int64_t c = 0;
-  for (; c + kBlocks * L <= channels; c += kBlocks * L) {
-    gather_blocks<T, L, kBlocks, kStream>(result + c, weight, source + c, distance, links);
+  if constexpr (L == kWidest<T>) {
+    for (; c + kBlocks * L <= channels; c += kBlocks * L) {
+      gather_blocks<T, L, kBlocks, kStream>(result + c, weight, source + c, distance, links,
+                                            (kBlocks - 1) * L);
+    }
   }
-  for (; c + L <= channels; c += L) {
-    gather_blocks<T, L, 1, kStream>(result + c, weight, source + c, distance, links);
-  }
-  if (c < channels) {
-    c = channels - L;
-    gather_blocks<T, L, 1, false>(result + c, weight, source + c, distance, links);
+  if constexpr (kRest > 0) {
+    gather_blocks<T, L, kRest, kStream>(result + c, weight, source + c, distance, links,
+                                        channels - L - c);
   }
 }
 
-template <typename T, int L, bool kStream>
-void gather_range(const Problem& problem, Direction direction, const Operand& source,
-                  RowRange range) {
+template <typename T, int L, int kRest, bool kStream>
+void gather_stretch(const Problem& problem, Direction direction, const Operand& source,
+                    int64_t batch, const Stretch& stretch) {
   LinkDistances distance;
-  for_each_stretch(
-      problem, direction, range,
-      [&](int64_t batch, const Stretch& stretch) __attribute__((always_inline)) {
-        for (int k = 0; k < problem.links; ++k) {
-          const int64_t weight_rows = direction == Direction::kForward ? 0 : stretch.shift[k];
-          distance.value[k] = stretch.shift[k] * source.row;
-          distance.weight[k] = weight_rows * problem.weight.row + k * problem.weight.column;
-        }
-        T* result =
-            row_of<T>(problem.result, batch_offset(problem, problem.result, batch), stretch.begin);
-        const T* weight = row_of<const T>(
-            problem.weight, batch_offset(problem, problem.weight, batch), stretch.begin);
-        const T* from =
-            row_of<const T>(source, batch_offset(problem, source, batch), stretch.begin);
-        for (int64_t i = stretch.begin; i < stretch.end; ++i) {
-          gather_row<T, L, kStream>(result, weight, from, distance, problem.links,
-                                    problem.channels);
-          result += problem.result.row;
-          weight += problem.weight.row;
-          from += source.row;
-        }
-      });
+  for (int k = 0; k < problem.links; ++k) {
+    const int64_t weight_rows = direction == Direction::kForward ? 0 : stretch.shift[k];
+    distance.value[k] = stretch.shift[k] * source.row;
+    distance.weight[k] = weight_rows * problem.weight.row + k * problem.weight.column;
+  }
+  T* result = row_of<T>(problem, problem.result, batch, stretch.begin);
+  const T* weight = row_of<const T>(problem, problem.weight, batch, stretch.begin);
+  const T* from = row_of<const T>(problem, source, batch, stretch.begin);
+  const int links = problem.links;
+  const int64_t channels = problem.channels;
+  for (int64_t i = stretch.begin; i < stretch.end; ++i) {
+    gather_row<T, L, kRest, kStream>(result, weight, from, distance, links, channels);
+    result += problem.result.row;
+    weight += problem.weight.row;
+    from += source.row;
+  }
 }
 
 // Streaming stores need whole, aligned machine vectors.
-template <typename T>
+template <typename T, int L>
 bool can_stream(const Problem& problem) {
   const auto aligned = [](int64_t elements) { return elements * sizeof(T) % kVectorBytes == 0; };
   if (reinterpret_cast<uintptr_t>(problem.result.data) % kVectorBytes != 0) return false;
-  if (!aligned(problem.result.row)) return false;
+  if (problem.channels % L != 0 || !aligned(problem.result.row)) return false;
   for (int d = 0; d < problem.batch_dims; ++d) {
     if (!aligned(problem.result.batch[d])) return false;
   }
-  return batch_count(problem) * problem.length * problem.channels * int64_t{sizeof(T)} >=
-         kStreamBytes;
+  const int64_t rows = batch_count(problem) * problem.length;
+  return rows * problem.channels * int64_t{sizeof(T)} >= kStreamBytes;
+}
+
+template <typename T, int L, int kRest>
+void gather_shape(const Problem& problem, Direction direction, const Operand& source,
+                  RowRange range) {
+  if constexpr (kCanStream && sizeof(T) >= sizeof(float) && L == kWidest<T>) {
+    if (can_stream<T, L>(problem)) {
+      for_each_stretch(problem, direction, range, [&](int64_t batch, const Stretch& stretch) {
+        gather_stretch<T, L, kRest, true>(problem, direction, source, batch, stretch);
+      });
+      return stream_fence();  // before the caller tells other threads that the rows are there
+    }
+  }
+  for_each_stretch(problem, direction, range, [&](int64_t batch, const Stretch& stretch) {
+    gather_stretch<T, L, kRest, false>(problem, direction, source, batch, stretch);
+  });
+}
+
+// Calls body<L, kRest>() with the widest block that D channels fill, and the number of blocks
+// beyond groups of kBlocks.
+template <typename T, typename Body>
+PARAMIXER_INLINE void with_row_shape(int64_t channels, const Body& body) {
+  constexpr int kW = kWidest<T>;
+  if (channels >= kW) {
+    static_assert(kBlocks == 4);
+    const int64_t rest = (channels % (kBlocks * kW) + kW - 1) / kW;
+    if (rest == 0) return body.template operator()<kW, 0>();
+    if (rest == 1) return body.template operator()<kW, 1>();
+    if (rest == 2) return body.template operator()<kW, 2>();
+    if (rest == 3) return body.template operator()<kW, 3>();
+    return body.template operator()<kW, 4>();
+  }
+  if (channels > 8) return body.template operator()<8, 2>();
+  if (channels == 8) return body.template operator()<8, 1>();
+  if (channels > 4) return body.template operator()<4, 2>();
+  if (channels == 4) return body.template operator()<4, 1>();
+  if (channels == 3) return body.template operator()<1, 3>();
+  if (channels == 2) return body.template operator()<1, 2>();
+  body.template operator()<1, 1>();
 }
 
 template <typename T>
 void gather(const Problem& problem, Direction direction, const Operand& source, RowRange range) {
-  constexpr int kLanes = 64 / sizeof(Accumulate<T>);  // 16 float or 8 double
-  if (problem.channels >= kLanes) {
-    if constexpr (sizeof(T) >= sizeof(float) && kCanStream) {
-      if (can_stream<T>(problem)) {
-        gather_range<T, kLanes, true>(problem, direction, source, range);
-        return stream_fence();  // streamed rows become visible before the caller says so to other
-                                // threads
-      }
-    }
-    gather_range<T, kLanes, false>(problem, direction, source, range);
-  } else if (problem.channels >= 8) {
-    gather_range<T, 8, false>(problem, direction, source, range);
-  } else if (problem.channels >= 4) {
-    gather_range<T, 4, false>(problem, direction, source, range);
-  } else {
-    gather_range<T, 1, false>(problem, direction, source, range);
-  }
+  with_row_shape<T>(problem.channels, [&]<int L, int kRest>() {
+    gather_shape<T, L, kRest>(problem, direction, source, range);
+  });
 }
 
 // ---- link_dot: dots[i,k] = <grad row i, value row i + o_k>
 
-// kCount links of one row. The block laid over the one before it gives only its last channels.
-template <typename T, int L, int kCount>
+// kCount links of one row. The last block lies over the one before it: `last` keeps its new
+// channels.
+template <typename T, int L, int kRest, int kCount>
 PARAMIXER_INLINE void dot_links(T* dots, int64_t dots_column, const T* grad, const T* value,
-                                const int64_t* distance, int64_t channels) {
+                                const int64_t* distance, int64_t channels,
+                                const LaneMask<T, L>& last) {
   Lanes<T, L> sum[kCount];
   for (int k = 0; k < kCount; ++k) sum[k] = Lanes<T, L>::zero();
-  int64_t c = 0;
-  for (; c + L <= channels; c += L) {
-    const auto row = Lanes<T, L>::read(grad + c);
-    for (int k = 0; k < kCount; ++k)
-      sum[k].add_product(row, Lanes<T, L>::read(value + distance[k] + c));
-  }
-  if (c < channels) {
-    const int known = static_cast<int>(c - (channels - L));
-    c = channels - L;
-    const auto row = Lanes<T, L>::read(grad + c).without_first(known);
+  const auto add_block = [&](int64_t c, const auto& keep) {
+    const auto row = keep(Lanes<T, L>::read(grad + c));
     for (int k = 0; k < kCount; ++k) {
-      sum[k].add_product(row, Lanes<T, L>::read(value + distance[k] + c).without_first(known));
+      sum[k].add_product(row, keep(Lanes<T, L>::read(value + distance[k] + c)));
     }
+  };
+  const auto all = [](const auto& block) { return block; };
+  const auto new_ones = [&](const auto& block) { return last.keep(block); };
+  if constexpr (L == kWidest<T>) {
+    int64_t c = 0;
+    for (; c + L <= channels; c += L) add_block(c, all);
+    if (c < channels) add_block(channels - L, new_ones);
+  } else {
+    for (int b = 0; b + 1 < kRest; ++b) add_block(b * L, all);
+    add_block(channels - L, new_ones);
   }
   for (int k = 0; k < kCount; ++k) dots[k * dots_column] = narrow<T>(sum[k].sum());
 }
 
-template <typename T, int L>
-void dot_range(const Problem& problem, RowRange range) {
+template <typename T, int L, int kRest>
+PARAMIXER_INLINE void dot_row(T* dots, int64_t column, const T* grad, const T* value,
+                              const LinkDistances& distance, int links, int64_t channels,
+                              const LaneMask<T, L>& last) {
+  const auto some = [&]<int kCount>(int k) {
+    dot_links<T, L, kRest, kCount>(dots + k * column, column, grad, value, distance.value + k,
+                                   channels, last);
+  };
+  int k = 0;
+  for (; k + 4 <= links; k += 4) some.template operator()<4>(k);
+  if (links - k == 3) return some.template operator()<3>(k);
+  for (; k < links; ++k) some.template operator()<1>(k);
+}
+
+template <typename T, int L, int kRest>
+void dot_stretch(const Problem& problem, int64_t batch, const Stretch& stretch) {
   LinkDistances distance;
-  for_each_stretch(problem, Direction::kForward, range,
-                   [&](int64_t batch, const Stretch& stretch) __attribute__((always_inline)) {
-                     for (int k = 0; k < problem.links; ++k)
-                       distance.value[k] = stretch.shift[k] * problem.value.row;
-                     T* dots = row_of<T>(problem.dots, batch_offset(problem, problem.dots, batch),
-                                         stretch.begin);
-                     const T* grad = row_of<const T>(
-                         problem.grad, batch_offset(problem, problem.grad, batch), stretch.begin);
-                     const T* value = row_of<const T>(
-                         problem.value, batch_offset(problem, problem.value, batch), stretch.begin);
-                     const int64_t column = problem.dots.column;
-                     for (int64_t i = stretch.begin; i < stretch.end; ++i) {
-                       int k = 0;
-                       for (; k + 4 <= problem.links; k += 4) {
-                         dot_links<T, L, 4>(dots + k * column, column, grad, value,
-                                            distance.value + k, problem.channels);
-                       }
-                       if (problem.links - k == 3) {
-                         dot_links<T, L, 3>(dots + k * column, column, grad, value,
-                                            distance.value + k, problem.channels);
-                         k += 3;
-                       }
-                       for (; k < problem.links; ++k) {
-                         dot_links<T, L, 1>(dots + k * column, column, grad, value,
-                                            distance.value + k, problem.channels);
-                       }
-                       dots += problem.dots.row;
-                       grad += problem.grad.row;
-                       value += problem.value.row;
-                     }
-                   });
+  for (int k = 0; k < problem.links; ++k) distance.value[k] = stretch.shift[k] * problem.value.row;
+  T* dots = row_of<T>(problem, problem.dots, batch, stretch.begin);
+  const T* grad = row_of<const T>(problem, problem.grad, batch, stretch.begin);
+  const T* value = row_of<const T>(problem, problem.value, batch, stretch.begin);
+  const int links = problem.links;
+  const int64_t channels = problem.channels;
+  const auto last = LaneMask<T, L>::without_first(static_cast<int>((L - channels % L) % L));
+  for (int64_t i = stretch.begin; i < stretch.end; ++i) {
+    dot_row<T, L, kRest>(dots, problem.dots.column, grad, value, distance, links, channels, last);
+    dots += problem.dots.row;
+    grad += problem.grad.row;
+    value += problem.value.row;
+  }
 }
 
 template <typename T>
 void link_dot(const Problem& problem, RowRange range) {
-  constexpr int kLanes = 64 / sizeof(Accumulate<T>);
-  if (problem.channels >= kLanes) {
-    dot_range<T, kLanes>(problem, range);
-  } else if (problem.channels >= 8) {
-    dot_range<T, 8>(problem, range);
-  } else if (problem.channels >= 4) {
-    dot_range<T, 4>(problem, range);
-  } else {
-    dot_range<T, 1>(problem, range);
-  }
+  with_row_shape<T>(problem.channels, [&]<int L, int kRest>() {
+    for_each_stretch(problem, Direction::kForward, range,
+                     [&](int64_t batch, const Stretch& stretch) {
+                       // Rows of the widest blocks loop over them: no need for one copy a number of
+                       // blocks.
+                       dot_stretch<T, L, L == kWidest<T> ? 0 : kRest>(problem, batch, stretch);
+                     });
+  });
 }
+
+// ---- the operators
 
 template <typename T>
 void mix(const Problem& problem, RowRange range) {

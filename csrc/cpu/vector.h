@@ -182,20 +182,6 @@ struct Lanes {
   PARAMIXER_INLINE void add_product(const Lanes& a, const Lanes& b) {
     for (int p = 0; p < kParts; ++p) part[p] += a.part[p] * b.part[p];
   }
-  // The first `count` lanes set to zero, whatever they hold.
-  PARAMIXER_INLINE Lanes without_first(int count) const {
-    Lanes lanes = *this;
-    for (int p = 0; p < kParts; ++p) {
-      for (int lane = 0; lane < kWidth; ++lane) {
-        if constexpr (kWidth == 1) {
-          if (p < count) lanes.part[p] = 0;
-        } else {
-          if (p * kWidth + lane < count) lanes.part[p][lane] = 0;
-        }
-      }
-    }
-    return lanes;
-  }
   PARAMIXER_INLINE A sum() const {
     // Parts are added pairwise first: the same tree as one wide vector's.
     Lanes tree = *this;
@@ -203,5 +189,30 @@ struct Lanes {
       for (int p = 0; p < parts; ++p) tree.part[p] += tree.part[p + parts];
     }
     return sum_lanes<A, kWidth>(tree.part[0]);
+  }
+};
+
+// Keeps some lanes and sets the others to zero, whatever they hold.
+template <typename T, int L>
+struct LaneMask {
+  using Block = Lanes<T, L>;
+  using Integer = std::conditional_t<sizeof(Accumulate<T>) == 8, int64_t, int32_t>;
+  Vector<Integer, Block::kWidth> part[Block::kParts];  // all bits or none of each lane
+
+  static PARAMIXER_INLINE LaneMask without_first(int count) {
+    Integer lanes[L];
+    for (int lane = 0; lane < L; ++lane) lanes[lane] = lane < count ? 0 : -1;
+    LaneMask mask;
+    __builtin_memcpy(mask.part, lanes, sizeof(lanes));
+    return mask;
+  }
+
+  PARAMIXER_INLINE Block keep(const Block& block) const {
+    Block kept;
+    for (int p = 0; p < Block::kParts; ++p) {
+      const auto bits = __builtin_bit_cast(decltype(part[0] & part[0]), block.part[p]) & part[p];
+      kept.part[p] = __builtin_bit_cast(decltype(kept.part[0] + kept.part[0]), bits);
+    }
+    return kept;
   }
 };

@@ -60,7 +60,9 @@ TEST(Links, RefuseImpossibleArguments) {
   EXPECT_THROW(chord(0), std::invalid_argument);
   EXPECT_THROW(chord(8, 0), std::invalid_argument);
   EXPECT_THROW(chord(8, std::nullopt, 0), std::invalid_argument);
-  EXPECT_THROW(chord(8, std::nullopt, 64), std::invalid_argument);
+  EXPECT_THROW(chord(8, std::nullopt, 65), std::invalid_argument);
+  EXPECT_THROW(cdil(8, 64), std::invalid_argument);
+  EXPECT_THROW(cdil(8, std::nullopt, 65), std::invalid_argument);
   EXPECT_THROW(cdil(0), std::invalid_argument);
   EXPECT_THROW(cdil(8, 0), std::invalid_argument);
   EXPECT_THROW(cdil(8, std::nullopt, -1), std::invalid_argument);

@@ -1,6 +1,7 @@
 // Link protocols: the offsets of every factor, as paramixer.links gives them in Python. Torch-free.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -12,61 +13,65 @@ namespace paramixer {
 // offsets[m] are the K offsets of factor m, m = 0 being applied first.
 using FactorOffsets = std::vector<std::vector<int64_t>>;
 
+// The operators' limit of links per row.
+inline constexpr int64_t kMostLinks = 64;
+
 namespace detail {
 
-inline void check_at_least(const char* function, const char* argument, int64_t minimum,
-                           int64_t value) {
-  if (value >= minimum) return;
-  throw std::invalid_argument(std::string(function) + ": " + argument + " must be at least " +
-                              std::to_string(minimum) + " (got " + std::to_string(value) + ")");
+inline void check_range(const char* function, const char* argument, int64_t value, int64_t minimum,
+                        int64_t maximum = INT64_MAX) {
+  if (value >= minimum && value <= maximum) return;
+  std::string rule = "at least " + std::to_string(minimum);
+  if (maximum != INT64_MAX) rule += " and at most " + std::to_string(maximum);
+  throw std::invalid_argument(std::string(function) + ": " + argument + " must be " + rule +
+                              " (got " + std::to_string(value) + ")");
 }
 
-// Powers of two up to 2^61 only: a larger offset would not fit 64 bits.
-inline void check_at_most(const char* function, const char* argument, int64_t maximum,
-                          int64_t value) {
-  if (value <= maximum) return;
-  throw std::invalid_argument(std::string(function) + ": " + argument + " must be at most " +
-                              std::to_string(maximum) + " (got " + std::to_string(value) + ")");
+inline int64_t ceil_log2(int64_t length) {
+  int64_t exponent = 0;
+  while (exponent < 62 && (int64_t{1} << exponent) < length) ++exponent;
+  return exponent;
 }
 
 }  // namespace detail
 
-// ceil(log2(length)), and 1 for a single position.
+// The number of factors that links every position to every other: ceil(log2 length), at least one.
 inline int64_t default_factors(int64_t length) {
-  int64_t factors = 1;
-  while ((int64_t{1} << factors) < length) ++factors;
-  return factors;
+  return std::max<int64_t>(1, detail::ceil_log2(length));
 }
 
 // Chord: every factor links position i to i, i+1, i+2, i+4, .., i+2^(links-2).
+//
 // `factors` defaults to ceil(log2 length), `links` (the self link included) to 1 + ceil(log2
 // length).
 inline FactorOffsets chord(int64_t length, std::optional<int64_t> factors = std::nullopt,
                            std::optional<int64_t> links = std::nullopt) {
-  detail::check_at_least("chord", "length", 1, length);
+  detail::check_range("chord", "length", length, 1);
   const int64_t factor_count = factors.value_or(default_factors(length));
-  const int64_t link_count = links.value_or(1 + default_factors(length));
-  detail::check_at_least("chord", "factors", 1, factor_count);
-  detail::check_at_least("chord", "links", 1, link_count);
-  detail::check_at_most("chord", "links", 62, link_count);
+  const int64_t link_count = links.value_or(1 + detail::ceil_log2(length));
+  detail::check_range("chord", "factors", factor_count, 1);
+  detail::check_range("chord", "links", link_count, 1, kMostLinks);
   std::vector<int64_t> offsets = {0};
   for (int64_t k = 0; k + 1 < link_count; ++k) offsets.push_back(int64_t{1} << k);
   return FactorOffsets(factor_count, offsets);
 }
 
-// Symmetric circular dilated links: factor m links i to i, i+d, .., i+hd, i-d, .., i-hd with d =
-// 2^m, h = (links-1)/2. `factors` defaults to ceil(log2 length); `links` must be odd.
+// Circular dilated links: factor m links i to i, i+d, .., i+hd, i-d, .., i-hd with d = 2^m and h =
+// (links-1)/2.
+//
+// `factors` defaults to ceil(log2 length); `links` must be odd.
 inline FactorOffsets cdil(int64_t length, std::optional<int64_t> factors = std::nullopt,
                           int64_t links = 3) {
-  detail::check_at_least("cdil", "length", 1, length);
+  detail::check_range("cdil", "length", length, 1);
   const int64_t factor_count = factors.value_or(default_factors(length));
-  detail::check_at_least("cdil", "factors", 1, factor_count);
-  detail::check_at_most("cdil", "factors", 56, factor_count);
-  detail::check_at_least("cdil", "links", 1, links);
+  detail::check_range("cdil", "links", links, 1, kMostLinks - 1);
   if (links % 2 == 0) {
     throw std::invalid_argument("cdil: links must be odd (got " + std::to_string(links) + ")");
   }
   const int64_t reach = (links - 1) / 2;
+  int64_t most_factors = 63;  // so that reach * 2^(factors - 1) fits 64 bits
+  while (most_factors > 1 && reach > (INT64_MAX >> (most_factors - 1))) --most_factors;
+  detail::check_range("cdil", "factors", factor_count, 1, most_factors);
   FactorOffsets offsets(factor_count, std::vector<int64_t>{0});
   for (int64_t m = 0; m < factor_count; ++m) {
     for (const int64_t direction : {1, -1}) {

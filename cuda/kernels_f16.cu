@@ -1,0 +1,8 @@
+#include "launch_dtype.cuh"
+
+namespace paramixer::cuda {
+
+template cudaError_t launch<Float16>(Kernel kernel, DType dtype, const Problem& problem,
+                                     cudaStream_t stream);
+
+}  // namespace paramixer::cuda

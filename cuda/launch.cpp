@@ -1,0 +1,40 @@
+#include "launch.h"
+
+#include "launch_dtype.h"
+
+namespace paramixer::cuda {
+namespace {
+
+cudaError_t launch_any(Kernel kernel, DType dtype, const Problem& problem, cudaStream_t stream) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return launch<double>(kernel, dtype, problem, stream);
+    case DType::kFloat32:
+      return launch<float>(kernel, dtype, problem, stream);
+    case DType::kBFloat16:
+      return launch<BFloat16>(kernel, dtype, problem, stream);
+    case DType::kFloat16:
+      return launch<Float16>(kernel, dtype, problem, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace
+
+cudaError_t mix(DType dtype, const Problem& problem, cudaStream_t stream) {
+  return launch_any(Kernel::kMix, dtype, problem, stream);
+}
+
+cudaError_t mix_transpose(DType dtype, const Problem& problem, cudaStream_t stream) {
+  return launch_any(Kernel::kMixTranspose, dtype, problem, stream);
+}
+
+cudaError_t link_dot(DType dtype, const Problem& problem, cudaStream_t stream) {
+  return launch_any(Kernel::kLinkDot, dtype, problem, stream);
+}
+
+cudaError_t mix_backward(DType dtype, const Problem& problem, cudaStream_t stream) {
+  return launch_any(Kernel::kMixBackward, dtype, problem, stream);
+}
+
+}  // namespace paramixer::cuda

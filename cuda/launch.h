@@ -1,0 +1,27 @@
+// The CUDA kernels as plain C++ functions. Torch-free.
+//
+// Operands and their meaning are those of core/problem.h, in device memory, with any strides (zero
+// in what is read). The caller has reduced the offsets to [0, N), has 1 <= K <= kMaxLinks and no
+// empty result, and has made the operands' device current. D = 0 is allowed for link_dot, which
+// then writes zeros. Work is queued on `stream`; the return value is that of the launch.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "core/numeric.h"
+#include "core/problem.h"
+
+namespace paramixer::cuda {
+
+// Reads weight and value, writes result.
+cudaError_t mix(DType dtype, const Problem& problem, cudaStream_t stream);
+cudaError_t mix_transpose(DType dtype, const Problem& problem, cudaStream_t stream);
+
+// Reads grad and value, writes dots.
+cudaError_t link_dot(DType dtype, const Problem& problem, cudaStream_t stream);
+
+// Both gradients of mix in one kernel: reads weight, value and grad, writes dots (of weight) and
+// result (of value).
+cudaError_t mix_backward(DType dtype, const Problem& problem, cudaStream_t stream);
+
+}  // namespace paramixer::cuda

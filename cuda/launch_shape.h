@@ -1,0 +1,131 @@
+// How a problem is cut into blocks and threads, and which variant of a kernel runs it. The launch
+// and the host emulator both ask here. Torch-free and CUDA-free.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include "core/problem.h"
+#include "traits.h"
+
+namespace paramixer::cuda {
+
+// What the hardware and the index types allow; tests narrow it to reach every variant with small
+// tensors.
+struct LaunchLimits {
+  int64_t max_blocks = Traits::kMaxBlocks;
+  int64_t max_index32 = Traits::kMaxIndex32;
+  int vector_bytes = Traits::kVectorBytes;
+};
+
+struct LaunchShape {
+  int64_t blocks = 0;  // all on gridDim.x, the only grid dimension that may exceed 65535
+  int threads = Traits::kThreads;
+  int shared_bytes = 0;
+  bool wide_index = false;  // 64-bit indices
+  // Elements per access; more than one only where rows are contiguous and aligned.
+  int width = 1;
+  int64_t vectors = 0;  // accesses per row: channels / width
+  // Neighbouring threads that share a row (link_dot and mix_backward), a power of two.
+  int lanes = 1;
+};
+
+namespace detail {
+
+// The operands a kernel touches, by what their columns are; null where it touches fewer.
+struct Touched {
+  std::array<const Operand*, 3> channels;
+  std::array<const Operand*, 2> links;
+};
+
+inline Touched touched(Kernel kernel, const Problem& problem) {
+  switch (kernel) {
+    case Kernel::kLinkDot:
+      return {{&problem.grad, &problem.value, nullptr}, {&problem.dots, nullptr}};
+    case Kernel::kMixBackward:
+      return {{&problem.grad, &problem.value, &problem.result}, {&problem.weight, &problem.dots}};
+    case Kernel::kMix:
+    case Kernel::kMixTranspose:
+      break;
+  }
+  return {{&problem.value, &problem.result, nullptr}, {&problem.weight, nullptr}};
+}
+
+inline bool fits_index32(Kernel kernel, const Problem& problem, int64_t limit) {
+  const Touched operands = touched(kernel, problem);
+  // Neighbours are formed as row + offset before they wrap, items as rows times channels.
+  int64_t largest = std::max(2 * problem.length, batch_count(problem) * problem.length *
+                                                     std::max<int64_t>(problem.channels, 1));
+  for (const Operand* operand : operands.channels) {
+    if (operand) largest = std::max(largest, extent(problem, *operand, problem.channels));
+  }
+  for (const Operand* operand : operands.links) {
+    if (operand) largest = std::max(largest, extent(problem, *operand, problem.links));
+  }
+  return largest <= limit;
+}
+
+// Every row of the operand is contiguous and starts at a multiple of `width` elements.
+inline bool rows_are_aligned(const Problem& problem, const Operand& operand, int width, int bytes) {
+  bool aligned =
+      operand.column == 1 && reinterpret_cast<uintptr_t>(operand.data) % (width * bytes) == 0;
+  aligned = aligned && (problem.length == 1 || operand.row % width == 0);
+  for (int d = 0; d < problem.batch_dims; ++d) {
+    aligned = aligned && (problem.batch_sizes[d] == 1 || operand.batch[d] % width == 0);
+  }
+  return aligned;
+}
+
+inline int access_width(Kernel kernel, const Problem& problem, int bytes, int vector_bytes) {
+  const int width = vector_bytes / bytes;
+  if (width <= 1 || problem.channels % width != 0) return 1;
+  for (const Operand* operand : touched(kernel, problem).channels) {
+    if (operand && !rows_are_aligned(problem, *operand, width, bytes)) return 1;
+  }
+  return width;
+}
+
+// The lanes of a row read one cache line together; fewer lanes serve rows shorter than that, so
+// that a block always works on many rows.
+inline int lanes_per_row(int64_t vectors, int access_bytes) {
+  int lanes = std::min(Traits::kWarp, Traits::kLineBytes / access_bytes);
+  while (lanes > 1 && lanes / 2 >= vectors) lanes /= 2;
+  return lanes;
+}
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace detail
+
+inline int element_bytes(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return 8;
+    case DType::kFloat32:
+      return 4;
+    case DType::kBFloat16:
+    case DType::kFloat16:
+      break;
+  }
+  return 2;
+}
+
+inline LaunchShape launch_shape(Kernel kernel, DType dtype, const Problem& problem,
+                                const LaunchLimits& limits = {}) {
+  const int bytes = element_bytes(dtype);
+  const int64_t rows = batch_count(problem) * problem.length;
+  LaunchShape shape;
+  shape.wide_index = !detail::fits_index32(kernel, problem, limits.max_index32);
+  shape.width = detail::access_width(kernel, problem, bytes, limits.vector_bytes);
+  shape.vectors = problem.channels / shape.width;
+  int64_t items = rows * shape.vectors;
+  if (kernel == Kernel::kLinkDot || kernel == Kernel::kMixBackward) {
+    shape.lanes = detail::lanes_per_row(shape.vectors, shape.width * bytes);
+    items = rows * shape.lanes;
+  }
+  shape.blocks = std::min(detail::ceil_div(items, shape.threads), limits.max_blocks);
+  return shape;
+}
+
+}  // namespace paramixer::cuda

@@ -1,0 +1,40 @@
+// The compile-time numbers of the CUDA kernels. Torch-free and CUDA-free.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "core/problem.h"
+
+namespace paramixer::cuda {
+
+struct Traits {
+  static constexpr int kWarp = 32;
+  static constexpr int kThreads = 256;
+  // Leaves 128 registers to a thread. Without a number ptxas aims at full multiprocessors and
+  // spills to get there.
+  static constexpr int kBlocksPerSM = 2;
+  // The widest access of one thread, and the line that the lanes of one row read together.
+  static constexpr int kVectorBytes = 16;
+  static constexpr int kLineBytes = 128;
+  // Links whose loads a thread has in flight at once.
+  static constexpr int kLinksInFlight = 4;
+  // Links whose partial dot products a thread keeps in registers; more links take further passes
+  // over the row.
+  static constexpr int kLinksPerPass = 8;
+  // Enough blocks to fill any GPU for hundreds of waves; larger problems loop.
+  static constexpr int64_t kMaxBlocks = int64_t{1} << 20;
+  // A 32-bit loop counter may step once beyond the last item, by at most one item per thread of the
+  // grid.
+  static constexpr int64_t kMaxIndex32 =
+      std::numeric_limits<int32_t>::max() - kMaxBlocks * kThreads;
+};
+
+static_assert(Traits::kThreads % Traits::kWarp == 0, "shuffles need whole warps");
+static_assert(Traits::kThreads <= 1024);
+static_assert(Traits::kLineBytes / Traits::kVectorBytes <= Traits::kWarp);
+static_assert(Traits::kLinksPerPass % Traits::kLinksInFlight == 0);
+static_assert(Traits::kMaxIndex32 > 0);
+static_assert(Traits::kMaxBlocks <= std::numeric_limits<int32_t>::max(), "limit of gridDim.x");
+
+}  // namespace paramixer::cuda

@@ -1,0 +1,7 @@
+"""Mixing modules and the networks built from them."""
+
+from paramixer.nn.classifier import SequenceClassifier
+from paramixer.nn.dense import dense_map
+from paramixer.nn.paramixer import Paramixer, PSFAttention
+
+__all__ = ["PSFAttention", "Paramixer", "SequenceClassifier", "dense_map"]

@@ -1,0 +1,239 @@
+"""A sequence classifier around a stack of mixers."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from paramixer.nn.checks import check_sequence
+
+POSITIONS = ("none", "learned", "sinusoidal")
+POOLINGS = ("flatten", "mean", "first", "valid")
+LINKS_FROM = ("layer", "embedding")
+
+
+class LearnedPositions(nn.Module):
+    """Adds a trained vector to every position."""
+
+    def __init__(self, length: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(length, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (B, N, E), N <= length, with the positions added."""
+        return x + self.weight[: x.shape[1]]
+
+
+class SinusoidalPositions(nn.Module):
+    """Adds sin(i r_c) to channel 2 c and cos(i r_c) to channel 2 c + 1, r_c = 10000^(-2 c / E).
+
+    Vaswani et al., arXiv 1706.03762.
+    """
+
+    table: Tensor
+
+    def __init__(self, length: int, width: int):
+        super().__init__()
+        rate = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
+        angle = torch.arange(length).unsqueeze(1) * rate
+        table = torch.stack((angle.sin(), angle.cos()), dim=2).flatten(1)[:, :width]
+        self.register_buffer("table", table.contiguous(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (B, N, E), N <= length, with the positions added."""
+        return x + self.table[: x.shape[1]].to(x.dtype)
+
+
+class SequenceClassifier(nn.Module):
+    """Embedding, positions, a stack of mixers, pooling and a head.
+
+    Plain, every mixer's result replaces its input: x = dropout(mixer(x)). With `norm` it is added
+    to its input, which is normalised before: x = x + dropout(mixer(LayerNorm(x))), and one more
+    LayerNorm precedes the pooling.
+
+    The published networks are the plain form with `links_from="embedding"`, the links of every
+    layer computed from the embedded input: PSF-Attn has one `PSFAttention`, Paramixer any number
+    of `Paramixer`. (Its published code applies the embedding dropout twice on the way to the first
+    layer's values, this once.)
+
+    Args:
+        mixers: modules called as mixer(x, mask), x (B, N, width). A mixer whose result has another
+            width states it as its attribute `value_width`.
+        width: embedding width E.
+        length: the longest sequence N.
+        classes: number of outputs.
+        vocabulary: number of tokens: the input is (B, N), integer. Either this or `features`.
+        features: width of real input: the input is (B, N, features), floating.
+        padding_idx: token whose embedding is zero at first and gets no gradient.
+        positions: "none", "learned" or "sinusoidal".
+        pooling: "flatten" (all rows side by side; every sequence then has N = length), "mean" (over
+            all N rows), "first" (row 0) or "valid" (mean over the rows where mask is True, without
+            a mask over all).
+        head_hidden: hidden width of a head Linear-GELU-Linear; default a single linear layer.
+        links_from: "layer": a mixer computes its links from its own input. "embedding": from the
+            embedded input, which it is given as `source`.
+        norm: whether the stack is normalised and residual, as above.
+        embedding_dropout: probability of dropout on the embedded input.
+        dropout: probability of dropout on every mixer's result, so also right before the pooling.
+
+    Shapes:
+        input as above; mask (B, N), bool, True where valid; result (B, classes). With a mask, what
+        padding holds does not change the result (for pooling "first" row 0 has to be valid).
+
+    Raises:
+        ValueError: at construction when an argument is out of range or contradicts another; in the
+            call when the input has the wrong shape, N > length, or N != length with "flatten".
+        TypeError: in the call when the mask is not bool.
+    """
+
+    # Constants to TorchScript, which then leaves out the branch that is not taken: a mixer without
+    # `source` can be scripted.
+    __constants__ = ("links_from_embedding", "norm")
+
+    def __init__(
+        self,
+        mixers: Iterable[nn.Module],
+        *,
+        width: int,
+        length: int,
+        classes: int,
+        vocabulary: int | None = None,
+        features: int | None = None,
+        padding_idx: int | None = None,
+        positions: str = "none",
+        pooling: str = "mean",
+        head_hidden: int | None = None,
+        links_from: str = "layer",
+        norm: bool = False,
+        embedding_dropout: float = 0.0,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.mixers = nn.ModuleList(mixers)
+        if len(self.mixers) == 0:
+            raise ValueError("SequenceClassifier: mixers must hold at least one module, got none")
+        _check_choice("positions", positions, POSITIONS)
+        _check_choice("pooling", pooling, POOLINGS)
+        _check_choice("links_from", links_from, LINKS_FROM)
+        self.width = width
+        self.length = length
+        self.pooling = pooling
+        self.links_from_embedding = links_from == "embedding"
+        self.norm = norm
+        self.input_dims = 3 if vocabulary is None else 2
+        self.embedding = _embedding(width, vocabulary, features, padding_idx)
+        self.positions = _positions(positions, length, width)
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        widths = [int(getattr(mixer, "value_width", width)) for mixer in self.mixers]
+        if norm and set(widths) != {width}:
+            raise ValueError(
+                f"SequenceClassifier: norm adds every mixer's result to its input, which "
+                f"needs width {width}, got {widths}"
+            )
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(width) if norm else nn.Identity() for _ in self.mixers
+        )
+        self.final_norm = nn.LayerNorm(width) if norm else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.head = _head(
+            widths[-1] * (length if pooling == "flatten" else 1), head_hidden, classes
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens (B, N) or real values (B, N, F) to (B, classes)."""
+        return self.head(self._pool(self.encode(x, mask), mask))
+
+    def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The embedded input (B, N, E), with positions, zero at padding."""
+        self._check(x, mask)
+        embedded = self.embedding_dropout(self.positions(self.embedding(x)))
+        return _zero_padding(embedded, mask)
+
+    def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What is pooled: (B, N, width of the last mixer's result), zero at padding."""
+        embedded = self.embed(x, mask)
+        state = embedded
+        for mixer, norm in zip(self.mixers, self.norms):  # noqa: B905 - TorchScript
+            if self.links_from_embedding:
+                mixed = mixer(norm(state), mask=mask, source=embedded)
+            else:
+                mixed = mixer(norm(state), mask=mask)
+            mixed = self.dropout(mixed)
+            if self.norm:
+                mixed = state + mixed
+            state = mixed
+        return _zero_padding(self.final_norm(state), mask)
+
+    def _pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if self.pooling == "flatten":
+            if x.shape[1] != self.length:
+                raise ValueError(
+                    f"SequenceClassifier: pooling flatten needs N = length = {self.length}, got "
+                    f"N = {x.shape[1]}"
+                )
+            return x.flatten(1)
+        if self.pooling == "first":
+            return x[:, 0]
+        if self.pooling == "valid" and mask is not None:
+            return x.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        return x.mean(1)
+
+    def _check(self, x: Tensor, mask: Tensor | None) -> None:
+        if x.dim() != self.input_dims:
+            expected = "tokens (B, N)" if self.input_dims == 2 else "values (B, N, features)"
+            raise ValueError(f"SequenceClassifier: x must be {expected}, got {list(x.shape)}")
+        check_sequence("SequenceClassifier", x, mask, self.length)
+
+    def extra_repr(self) -> str:
+        """What `print` shows besides the submodules."""
+        links_from = "embedding" if self.links_from_embedding else "layer"
+        return (
+            f"width={self.width}, length={self.length}, pooling={self.pooling}, "
+            f"links_from={links_from}, norm={self.norm}"
+        )
+
+
+def _zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else x.masked_fill(~mask.unsqueeze(2), 0)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"SequenceClassifier: {name} must be one of {choices}, got {value!r}")
+
+
+def _embedding(
+    width: int, vocabulary: int | None, features: int | None, padding_idx: int | None
+) -> nn.Module:
+    if vocabulary is not None and features is None:
+        if padding_idx is not None and not -vocabulary <= padding_idx < vocabulary:
+            raise ValueError(
+                f"SequenceClassifier: padding_idx must be one of the {vocabulary} tokens, got "
+                f"{padding_idx}"
+            )
+        return nn.Embedding(vocabulary, width, padding_idx=padding_idx)
+    if features is None or vocabulary is not None:
+        raise ValueError(
+            "SequenceClassifier: exactly one of vocabulary and features must be given, got "
+            f"vocabulary {vocabulary} and features {features}"
+        )
+    if padding_idx is not None:
+        raise ValueError(
+            f"SequenceClassifier: padding_idx needs a vocabulary, got padding_idx {padding_idx}"
+        )
+    return nn.Linear(features, width)
+
+
+def _positions(kind: str, length: int, width: int) -> nn.Module:
+    if kind == "learned":
+        return LearnedPositions(length, width)
+    if kind == "sinusoidal":
+        return SinusoidalPositions(length, width)
+    return nn.Identity()
+
+
+def _head(in_features: int, hidden: int | None, classes: int) -> nn.Module:
+    if hidden is None:
+        return nn.Linear(in_features, classes)
+    return nn.Sequential(nn.Linear(in_features, hidden), nn.GELU(), nn.Linear(hidden, classes))

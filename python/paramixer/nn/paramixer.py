@@ -1,0 +1,266 @@
+"""Paramixer and PSF-Attn: mixing by a product of sparse factors computed from the data."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paramixer import links as protocols
+from paramixer.nn.checks import check_sequence
+
+RESIDUALS = ("none", "previous", "initial")
+
+
+def apply_chain(weight: Tensor, value: Tensor, offsets: list[list[int]], residual: str) -> Tensor:
+    """V_m = S_m(W_m) V_{m-1} + R_m over all factors; weight (*, N, M, K), value (*, N, D)."""
+    state = value
+    # The factor dimension goes to the front: its gradients are then stacked as one block a factor,
+    # which is the layout the batched link networks work on.
+    for factor, factor_offsets in zip(  # noqa: B905 - TorchScript
+        weight.movedim(-2, 0).unbind(0), offsets
+    ):
+        mixed = torch.ops.paramixer.mix(factor, state, factor_offsets)
+        if residual == "previous":
+            mixed = mixed + state
+        elif residual == "initial":
+            mixed = mixed + value
+        state = mixed
+    return state
+
+
+class FactorLinear(nn.Module):
+    """M independent linear layers, one a factor: y[m] = x[m] weight[m]^T + bias[m].
+
+    Each `weight[m]`, `bias[m]` has the layout and the initial distribution of an `nn.Linear`.
+
+    Args:
+        factors: number of layers M.
+        in_features: input width of each.
+        out_features: output width of each.
+        bias: whether there is a bias.
+    """
+
+    def __init__(self, factors: int, in_features: int, out_features: int, bias: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(factors, out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(factors, out_features)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters anew, as `nn.Linear` does."""
+        bound = 1 / math.sqrt(self.weight.shape[2])
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(M, R, in_features) to (M, R, out_features)."""
+        weight = self.weight.transpose(1, 2)
+        bias = self.bias
+        if bias is None:
+            return torch.bmm(x, weight)
+        return torch.baddbmm(bias.unsqueeze(1), x, weight)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        factors, out_features, in_features = self.weight.shape
+        return (
+            f"factors={factors}, in_features={in_features}, out_features={out_features}, "
+            f"bias={self.bias is not None}"
+        )
+
+
+class Paramixer(nn.Module):
+    """A mixer whose N x N matrix is a product of M sparse factors computed from the data.
+
+    With links W = f(source), one small network f_m = Linear-GELU-Linear a factor, and values
+    V_0 = g(x), g = Linear-GELU-Linear, the result is V_M of
+
+        V_m[i] = sum_k W[i, m, k] V_{m-1}[(i + o_mk) mod N] + R_m[i],   m = 1 .. M
+
+    with R_m = 0 (residual "none"), V_{m-1} ("previous") or V_0 ("initial"). There is no softmax and
+    no scaling. Paramixer: CVPR 2022, arXiv 2204.10670; residual "initial" is PSF-Attn: Neural
+    Networks 152 (2022), arXiv 2109.08184.
+
+    Args:
+        width: input width E.
+        length: the longest sequence. The offsets are those of this length for every N.
+        value_width: width C of the values and of the result; default `width`.
+        protocol: "chord", "cdil", or M lists of K offsets each.
+        factors: number of factors M; default that of the protocol.
+        links: links per row K, the self link included; default that of the protocol.
+        hidden: hidden width h of every f_m and of g; default `width`.
+        residual: "none", "previous" or "initial".
+        heads: number of heads H. Each has links of its own and C / H of the channels.
+        bias: whether the linear layers have a bias.
+        dropout: probability of dropout on V_0.
+
+    Shapes:
+        x (B, N, E), N <= length; mask (B, N), bool, True where valid; source (B, N, E), what the
+        links are computed from, default x; result (B, N, C). With a mask the weight and value rows
+        at padding are zero: padded rows of the result are zero, and what padding holds changes no
+        valid row. The ring still spans all N rows.
+
+    Raises:
+        ValueError: at construction when an argument is out of range; in the call when x, mask or
+            source has the wrong shape or N > length.
+        TypeError: in the call when mask is not bool.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        length: int,
+        *,
+        value_width: int | None = None,
+        protocol: str | Sequence[Sequence[int]] = "chord",
+        factors: int | None = None,
+        links: int | None = None,
+        hidden: int | None = None,
+        residual: str = "previous",
+        heads: int = 1,
+        bias: bool = True,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        value_width = width if value_width is None else value_width
+        hidden = width if hidden is None else hidden
+        sizes = {"width": width, "value_width": value_width, "hidden": hidden, "heads": heads}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"Paramixer: {name} must be at least 1, got {size}")
+        if value_width % heads != 0:
+            raise ValueError(
+                f"Paramixer: heads must divide value_width, got heads {heads} and value_width "
+                f"{value_width}"
+            )
+        if residual not in RESIDUALS:
+            raise ValueError(f"Paramixer: residual must be one of {RESIDUALS}, got {residual!r}")
+        self.width = width
+        self.length = length
+        self.value_width = value_width
+        self.protocol = protocol if isinstance(protocol, str) else "custom"
+        self.offsets = _offsets(protocol, length, factors, links)
+        self.factors = len(self.offsets)
+        self.links = len(self.offsets[0])
+        self.hidden = hidden
+        self.residual = residual
+        self.heads = heads
+        self.link_hidden = nn.Linear(width, self.factors * hidden, bias=bias)
+        self.link_output = FactorLinear(self.factors, hidden, heads * self.links, bias=bias)
+        self.value_hidden = nn.Linear(width, hidden, bias=bias)
+        self.value_output = nn.Linear(hidden, value_width, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, source: Tensor | None = None
+    ) -> Tensor:
+        """Mixes x (B, N, E) into (B, N, C); see the class for mask and source."""
+        if source is None:
+            source = x
+        self._check(x, mask)
+        if source.shape[:2] != x.shape[:2]:
+            raise ValueError(
+                "Paramixer: source must have the batch and length of x, got "
+                f"{list(source.shape)} and {list(x.shape)}"
+            )
+        if mask is not None:
+            # Beyond the rows zeroed below: gradients stay finite where padding is not.
+            x = x.masked_fill(~mask.unsqueeze(2), 0)
+        value = self.dropout(self.value_output(F.gelu(self.value_hidden(x))))
+        if mask is not None:
+            value = value.masked_fill(~mask.unsqueeze(2), 0)
+        # (B, N, C) to (B, H, N, C / H): heads are batch dimensions.
+        value = value.unflatten(2, [self.heads, self.value_width // self.heads]).transpose(1, 2)
+        weight = self.head_weights(source, mask)
+        mixed = apply_chain(weight, value, self.offsets, self.residual)
+        return mixed.transpose(1, 2).flatten(2)
+
+    def link_weights(self, x: Tensor) -> Tensor:
+        """The links W computed from x (B, N, E).
+
+        Returns:
+            (B, N, M, K); with several heads (B, H, N, M, K): heads are batch dimensions.
+
+        Raises:
+            ValueError: x has the wrong shape or N > length.
+        """
+        weight = self.head_weights(x, None)
+        return weight.squeeze(1) if self.heads == 1 else weight
+
+    def head_weights(self, source: Tensor, mask: Tensor | None) -> Tensor:
+        """The links (B, H, N, M, K) of every head, zero in the rows the mask (B, N) excludes."""
+        self._check(source, mask)
+        if mask is not None:
+            source = source.masked_fill(~mask.unsqueeze(2), 0)
+        batch, length = source.shape[0], source.shape[1]
+        inner = self.link_hidden(source).reshape(batch * length, self.factors, self.hidden)
+        # One contiguous block a factor: on CPU the batched product over strided blocks takes up to
+        # twice as long, its gradient 1.4 times, this copy included.
+        inner = F.gelu(inner.transpose(0, 1).contiguous())
+        weight = self.link_output(inner)
+        weight = weight.view(self.factors, batch, length, self.heads, self.links)
+        weight = weight.permute(1, 3, 2, 0, 4)
+        if mask is not None:
+            weight = weight.masked_fill(~mask[:, None, :, None, None], 0)
+        return weight
+
+    def _check(self, x: Tensor, mask: Tensor | None) -> None:
+        if x.dim() != 3 or x.shape[2] != self.width:
+            raise ValueError(f"Paramixer: x must be (B, N, {self.width}), got {list(x.shape)}")
+        check_sequence("Paramixer", x, mask, self.length)
+
+    def extra_repr(self) -> str:
+        """What `print` shows besides the submodules."""
+        return (
+            f"width={self.width}, length={self.length}, value_width={self.value_width}, "
+            f"protocol={self.protocol}, factors={self.factors}, links={self.links}, "
+            f"hidden={self.hidden}, residual={self.residual}, heads={self.heads}"
+        )
+
+
+class PSFAttention(Paramixer):
+    """`Paramixer` with residual "initial": every factor adds V_0 (arXiv 2109.08184).
+
+    Args:
+        width: input width E.
+        length: the longest sequence.
+        options: the other keyword arguments of `Paramixer`, but for `residual`.
+    """
+
+    def __init__(self, width: int, length: int, **options: Any):
+        super().__init__(width, length, residual="initial", **options)
+
+
+def _offsets(
+    protocol: str | Sequence[Sequence[int]], length: int, factors: int | None, links: int | None
+) -> list[list[int]]:
+    if protocol == "chord":
+        return protocols.chord(length, factors, links)
+    if protocol == "cdil":
+        return protocols.cdil(length, factors, 3 if links is None else links)
+    if isinstance(protocol, str):
+        raise ValueError(
+            f'Paramixer: protocol must be "chord", "cdil" or lists of offsets, got {protocol!r}'
+        )
+    if length < 1:
+        raise ValueError(f"Paramixer: length must be at least 1, got {length}")
+    if factors is not None or links is not None:
+        raise ValueError(
+            f"Paramixer: factors and links follow from a protocol given as lists of offsets, got "
+            f"factors {factors} and links {links}"
+        )
+    offsets = [[operator.index(offset) for offset in factor] for factor in protocol]
+    counts = sorted({len(factor) for factor in offsets})
+    if len(counts) != 1 or not 1 <= counts[0] <= protocols.MAX_LINKS:
+        raise ValueError(
+            f"Paramixer: protocol must hold at least one factor, all with the same number of "
+            f"offsets between 1 and {protocols.MAX_LINKS}, got {len(offsets)} with {counts} offsets"
+        )
+    return offsets

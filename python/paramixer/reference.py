@@ -1,0 +1,166 @@
+"""The operators in plain PyTorch: the oracle that every kernel is tested against.
+
+Written to be read, not to be fast: one `torch.roll` per link. Any floating dtype, device and
+strides; differentiable to any order. float16 and bfloat16 are accumulated in float32 and rounded
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+RESIDUALS = ("none", "previous", "initial")
+
+
+def mix(weight: Tensor, value: Tensor, offsets: Sequence[int]) -> Tensor:
+    """Y[i, c] = sum_k W[i, k] V[(i + o_k) mod N, c].
+
+    Args:
+        weight: W, (*, N, K).
+        value: V, (*, N, D), of the same dtype; batch dimensions broadcast as in `torch.matmul`.
+        offsets: K integers of any sign and size.
+
+    Returns:
+        Y, (*, N, D), in the dtype of `value`.
+
+    Raises:
+        ValueError: shapes or the number of offsets do not fit.
+        TypeError: the dtypes differ.
+    """
+    _check_weight("mix", weight, value, offsets)
+    return _mix(_accumulator(weight), _accumulator(value), offsets).to(value.dtype)
+
+
+def mix_transpose(weight: Tensor, value: Tensor, offsets: Sequence[int]) -> Tensor:
+    """X[j, c] = sum_k W[(j - o_k) mod N, k] V[(j - o_k) mod N, c].
+
+    Args:
+        weight: W, (*, N, K).
+        value: V, (*, N, D), of the same dtype; batch dimensions broadcast as in `torch.matmul`.
+        offsets: K integers of any sign and size.
+
+    Returns:
+        X, (*, N, D), in the dtype of `value`.
+
+    Raises:
+        ValueError: shapes or the number of offsets do not fit.
+        TypeError: the dtypes differ.
+    """
+    _check_weight("mix_transpose", weight, value, offsets)
+    w, v = _accumulator(weight), _accumulator(value)
+    terms = [_shift(w[..., k, None] * v, -offset) for k, offset in enumerate(offsets)]
+    return _sum(terms).to(value.dtype)
+
+
+def link_dot(grad: Tensor, value: Tensor, offsets: Sequence[int]) -> Tensor:
+    """A[i, k] = sum_c G[i, c] V[(i + o_k) mod N, c].
+
+    Args:
+        grad: G, (*, N, D).
+        value: V, (*, N, D), of the same dtype; batch dimensions broadcast as in `torch.matmul`.
+        offsets: K integers of any sign and size.
+
+    Returns:
+        A, (*, N, K), in the dtype of `value`; zeros when D = 0.
+
+    Raises:
+        ValueError: shapes do not fit or there are no offsets.
+        TypeError: the dtypes differ.
+    """
+    _check("link_dot", "grad", grad, value, offsets)
+    if grad.shape[-1] != value.shape[-1]:
+        raise ValueError(
+            f"link_dot: grad and value must have the same channels, got {tuple(grad.shape)} and "
+            f"{tuple(value.shape)}"
+        )
+    g, v = _accumulator(grad), _accumulator(value)
+    dots = [(g * _shift(v, offset)).sum(-1) for offset in offsets]
+    return torch.stack(dots, dim=-1).to(value.dtype)
+
+
+def mix_chain(
+    weight: Tensor, value: Tensor, offsets: Sequence[Sequence[int]], residual: str = "none"
+) -> Tensor:
+    """V_0 = V; V_m = S_m(W_m) V_{m-1} + R_m for m = 1 .. M; the result is V_M.
+
+    R_m is 0 for residual "none", V_{m-1} for "previous" and V_0 for "initial". 16-bit operands are
+    accumulated in float32 over the whole chain and rounded once, at its end.
+
+    Args:
+        weight: W, (*, N, M, K).
+        value: V, (*, N, D), of the same dtype; batch dimensions broadcast as in `torch.matmul`.
+        offsets: M lists of K integers.
+        residual: "none", "previous" or "initial".
+
+    Returns:
+        V_M, (*, N, D), in the dtype of `value`.
+
+    Raises:
+        ValueError: shapes, the number of offsets or the residual do not fit.
+        TypeError: the dtypes differ.
+    """
+    if residual not in RESIDUALS:
+        raise ValueError(f"mix_chain: residual must be one of {RESIDUALS}, got {residual!r}")
+    if weight.dim() < 3 or weight.shape[-2] != len(offsets):
+        raise ValueError(
+            f"mix_chain: weight must be (*, N, M, K) with M = {len(offsets)} factors, got "
+            f"{tuple(weight.shape)}"
+        )
+    for factor, links in zip(weight.unbind(-2), offsets, strict=True):
+        _check_weight("mix_chain", factor, value, links)
+    w, initial = _accumulator(weight), _accumulator(value)
+    state = initial
+    for factor, links in zip(w.unbind(-2), offsets, strict=True):
+        mixed = _mix(factor, state, links)
+        if residual == "previous":
+            mixed = mixed + state
+        elif residual == "initial":
+            mixed = mixed + initial
+        state = mixed
+    return state.to(value.dtype)
+
+
+def _mix(weight: Tensor, value: Tensor, offsets: Sequence[int]) -> Tensor:
+    return _sum([weight[..., k, None] * _shift(value, o) for k, o in enumerate(offsets)])
+
+
+def _shift(x: Tensor, offset: int) -> Tensor:
+    """x[(i + offset) mod N] along the ring, the last dimension but one."""
+    return torch.roll(x, -(offset % max(x.shape[-2], 1)), dims=-2)
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def _accumulator(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _check_weight(name: str, weight: Tensor, value: Tensor, offsets: Sequence[int]) -> None:
+    _check(name, "weight", weight, value, offsets)
+    if weight.shape[-1] != len(offsets):
+        raise ValueError(
+            f"{name}: weight must have one column per offset, got {tuple(weight.shape)} and "
+            f"{len(offsets)} offsets"
+        )
+
+
+def _check(name: str, first: str, x: Tensor, value: Tensor, offsets: Sequence[int]) -> None:
+    if len(offsets) < 1:
+        raise ValueError(f"{name}: offsets must hold at least one link, got none")
+    if x.dim() < 2 or value.dim() < 2 or x.shape[-2] != value.shape[-2]:
+        raise ValueError(
+            f"{name}: {first} and value must be (*, N, .) with the same N, got {tuple(x.shape)} "
+            f"and {tuple(value.shape)}"
+        )
+    if x.dtype != value.dtype:
+        raise TypeError(
+            f"{name}: {first} and value must have the same dtype, got {x.dtype} and {value.dtype}"
+        )

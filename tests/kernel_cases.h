@@ -1,0 +1,370 @@
+// The cases that kernels are tested with: problems in host memory with every size and layout that
+// matters, and the definition evaluated in float64. The tests of the CPU kernels, of the CUDA
+// kernels on the host and of the CUDA kernels on a GPU all run these.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <random>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "core/numeric.h"
+#include "core/problem.h"
+
+namespace paramixer::testing {
+
+enum class Layout {
+  kContiguous,
+  kTransposed,      // channels lie N apart
+  kSliced,          // eight more channels in each row, in front: 16-byte accesses stay possible
+  kSlicedUnevenly,  // three more channels: they do not
+  kShifted,         // contiguous, one element off any alignment
+  kExpandedBatch,   // inputs: one batch item serves all
+  kExpandedRow,     // inputs: one row serves all
+  kExpandedColumn,  // inputs: one column serves all
+  kPermutedBatch,   // two batch dimensions, the inner one with the larger stride
+  kManyBatches,     // four batch dimensions
+};
+inline constexpr int kLayoutCount = 10;
+
+struct Case {
+  int64_t length;
+  int64_t channels;
+  int links;
+  Layout layout;
+};
+
+inline std::string describe(const Case& c) {
+  static const char* const kNames[kLayoutCount] = {
+      "contiguous",     "transposed",   "sliced",          "sliced unevenly", "shifted",
+      "expanded batch", "expanded row", "expanded column", "permuted batch",  "many batches"};
+  return "N=" + std::to_string(c.length) + " D=" + std::to_string(c.channels) +
+         " K=" + std::to_string(c.links) + " " + kNames[static_cast<int>(c.layout)];
+}
+
+// Every N with every D, and every layout with small, odd and vector-sized rows; K and, in the first
+// part, the layout take turns.
+inline std::vector<Case> cases() {
+  const std::vector<int64_t> lengths = {1, 2, 3, 5, 17, 31, 64, 67};
+  const std::vector<int64_t> channels = {1, 2, 3, 4, 7, 8, 16, 33, 64, 100, 128, 130};
+  const std::vector<int> links = {1, 2, 3, 9, 11, 64};
+  constexpr int64_t kManyLinksElements = 2500;  // 64 links on more would take most of the time
+  std::vector<Case> list;
+  size_t turn = 0;
+  for (const int64_t n : lengths) {
+    for (const int64_t d : channels) {
+      const int k = links[turn % links.size()];
+      list.push_back({n, d, n * d > kManyLinksElements ? std::min(k, 11) : k,
+                      Layout(turn * 7 / links.size() % kLayoutCount)});
+      ++turn;
+    }
+    ++turn;  // or else a D would always meet the same K
+  }
+  for (int layout = 0; layout < kLayoutCount; ++layout) {
+    for (const int64_t d : {1, 8, 16, 33, 128}) {
+      list.push_back({turn % 2 ? 17 : 37, d, links[turn % 5], Layout(layout)});
+      ++turn;
+    }
+  }
+  return list;
+}
+
+template <typename T>
+inline constexpr DType kDType = DType::kFloat64;
+template <>
+inline constexpr DType kDType<float> = DType::kFloat32;
+template <>
+inline constexpr DType kDType<BFloat16> = DType::kBFloat16;
+template <>
+inline constexpr DType kDType<Float16> = DType::kFloat16;
+
+// The spacing of numbers just above 1, by the bits of the significand.
+template <typename T>
+double epsilon() {
+  if (std::is_same_v<T, double>) return std::ldexp(1.0, -52);
+  if (std::is_same_v<T, float>) return std::ldexp(1.0, -23);
+  return std::ldexp(1.0, std::is_same_v<T, BFloat16> ? -7 : -10);
+}
+
+// As torch allocates: every vector access and streaming store of a contiguous tensor is aligned.
+template <typename T>
+struct AlignedAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kAlignment{64};
+  AlignedAllocator() = default;
+  template <typename U>
+  AlignedAllocator(const AlignedAllocator<U>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kAlignment)); }
+  void deallocate(T* p, size_t) { ::operator delete(p, kAlignment); }
+  bool operator==(const AlignedAllocator&) const = default;
+};
+template <typename T>
+using Storage = std::vector<T, AlignedAllocator<T>>;
+
+// One operand and the storage around it. What is not part of the operand stays NaN: reading it
+// shows in the result, writing it shows in check_surroundings().
+template <typename T>
+struct Tensor {
+  Storage<T> storage;
+  int64_t start = 0;  // of the operand within the storage
+  Operand operand;    // its data lies in the storage
+  int64_t columns = 0;
+};
+
+enum class Role { kInput, kOutput };
+
+template <typename T>
+class Instance {
+ public:
+  Tensor<T> weight, value, grad, result, dots;
+
+  explicit Instance(const Case& c) : case_(c), random_(17) {
+    problem_.length = c.length;
+    problem_.channels = c.channels;
+    problem_.links = c.links;
+    set_batch_sizes();
+    set_offsets();
+    weight = make_tensor(c.links, Role::kInput);
+    value = make_tensor(c.channels, Role::kInput);
+    grad = make_tensor(c.channels, Role::kInput);
+    result = make_tensor(c.channels, Role::kOutput);
+    dots = make_tensor(c.links, Role::kOutput);
+  }
+
+  // Operands as they are now: a test may have pointed them to other memory.
+  Problem problem() const {
+    Problem problem = problem_;
+    problem.weight = weight.operand;
+    problem.value = value.operand;
+    problem.grad = grad.operand;
+    problem.result = result.operand;
+    problem.dots = dots.operand;
+    return problem;
+  }
+
+  void poison_outputs() {
+    poison(result.storage);
+    poison(dots.storage);
+  }
+
+  // Both outputs with their surroundings, to compare bit by bit.
+  std::vector<unsigned char> output_bytes() const {
+    std::vector<unsigned char> bytes((result.storage.size() + dots.storage.size()) * sizeof(T));
+    const size_t result_bytes = result.storage.size() * sizeof(T);
+    std::memcpy(bytes.data(), result.storage.data(), result_bytes);
+    std::memcpy(bytes.data() + result_bytes, dots.storage.data(), bytes.size() - result_bytes);
+    return bytes;
+  }
+
+  // Compares what `kernel` has written with the definition, evaluated in float64.
+  void check(Kernel kernel) const {
+    const bool makes_dots = kernel == Kernel::kLinkDot || kernel == Kernel::kMixBackward;
+    if (makes_dots) check_dots();
+    if (kernel == Kernel::kMix) check_result(value, false);
+    if (kernel == Kernel::kMixTranspose) check_result(value, true);
+    if (kernel == Kernel::kMixBackward) check_result(grad, true);
+    check_surroundings(result);
+    check_surroundings(dots);
+  }
+
+ private:
+  struct Sum {
+    double value = 0;
+    double magnitude = 0;  // the sum of the terms' magnitudes, which bounds the rounding errors
+    int64_t terms = 0;
+
+    void add(double term) {
+      value += term;
+      magnitude += std::abs(term);
+      ++terms;
+    }
+  };
+
+  void set_batch_sizes() {
+    switch (case_.layout) {
+      case Layout::kContiguous:
+        problem_.batch_dims = 0;
+        break;
+      case Layout::kPermutedBatch:
+        problem_.batch_dims = 2;
+        problem_.batch_sizes[0] = 2;
+        problem_.batch_sizes[1] = 3;
+        break;
+      case Layout::kManyBatches:
+        problem_.batch_dims = 4;
+        for (int d = 0; d < 4; ++d) problem_.batch_sizes[d] = d == 1 ? 1 : 2;
+        break;
+      default:
+        problem_.batch_dims = 1;
+        problem_.batch_sizes[0] = 3;
+    }
+  }
+
+  // Chord-like offsets, some of them equal, with the last position of the ring among them.
+  void set_offsets() {
+    for (int k = 0; k < case_.links; ++k) {
+      const int64_t offset = k % 5 == 4 ? -1 : k == 0 ? 0 : int64_t{1} << (k % 7);
+      problem_.offsets[k] = reduce_offset(offset, case_.length);
+    }
+  }
+
+  Tensor<T> make_tensor(int64_t columns, Role role) {
+    Tensor<T> tensor;
+    tensor.columns = columns;
+    Operand& operand = tensor.operand;
+    operand.row = columns;
+    operand.column = 1;
+    if (case_.layout == Layout::kSliced) operand.row += tensor.start = 8;
+    if (case_.layout == Layout::kSlicedUnevenly) operand.row += tensor.start = 3;
+    if (case_.layout == Layout::kShifted) tensor.start = 1;
+    int64_t batch = case_.length * operand.row;
+    if (case_.layout == Layout::kTransposed) {
+      operand.row = 1;
+      operand.column = case_.length;
+    }
+    for (int d = problem_.batch_dims - 1; d >= 0; --d) {
+      operand.batch[d] = batch;
+      batch *= problem_.batch_sizes[d];
+    }
+    if (case_.layout == Layout::kPermutedBatch) {
+      operand.batch[0] = case_.length * operand.row;
+      operand.batch[1] = problem_.batch_sizes[0] * operand.batch[0];
+    }
+    if (role == Role::kInput) {
+      if (case_.layout == Layout::kExpandedBatch) operand.batch[0] = 0;
+      if (case_.layout == Layout::kExpandedRow) operand.row = 0;
+      if (case_.layout == Layout::kExpandedColumn) operand.column = 0;
+    }
+    constexpr int kTail = 16;
+    tensor.storage.resize(tensor.start + batch + kTail);
+    poison(tensor.storage);
+    operand.data = tensor.storage.data() + tensor.start;
+    if (role == Role::kInput) fill(tensor);
+    return tensor;
+  }
+
+  void fill(Tensor<T>& tensor) {
+    std::normal_distribution<double> normal;
+    for (int64_t b = 0; b < batch_count(problem_); ++b) {
+      for (int64_t i = 0; i < case_.length; ++i) {
+        for (int64_t c = 0; c < tensor.columns; ++c) {
+          tensor.storage[place(tensor, b, i, c)] =
+              narrow<T>(static_cast<Accumulate<T>>(normal(random_)));
+        }
+      }
+    }
+  }
+
+  // All bits set, a NaN in every dtype.
+  static void poison(Storage<T>& storage) {
+    std::memset(static_cast<void*>(storage.data()), 0xff, storage.size() * sizeof(T));
+  }
+
+  static bool is_poison(const T& element) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(&element);
+    return std::all_of(bytes, bytes + sizeof(T), [](unsigned char byte) { return byte == 0xff; });
+  }
+
+  int64_t place(const Tensor<T>& tensor, int64_t b, int64_t i, int64_t c) const {
+    return tensor.start + batch_offset(problem_, tensor.operand, b) + i * tensor.operand.row +
+           c * tensor.operand.column;
+  }
+
+  double at(const Tensor<T>& tensor, int64_t b, int64_t i, int64_t c) const {
+    return widen(tensor.storage[place(tensor, b, i, c)]);
+  }
+
+  void check_result(const Tensor<T>& source, bool transpose) const {
+    for (int64_t b = 0; b < batch_count(problem_); ++b) {
+      for (int64_t i = 0; i < case_.length; ++i) {
+        for (int64_t c = 0; c < case_.channels; ++c) {
+          Sum sum;
+          for (int k = 0; k < case_.links; ++k) {
+            const int64_t offset = problem_.offsets[k];
+            const int64_t other = reduce_offset(transpose ? i - offset : i + offset, case_.length);
+            sum.add(at(weight, b, transpose ? other : i, k) * at(source, b, other, c));
+          }
+          ASSERT_TRUE(close(at(result, b, i, c), sum)) << where("result", b, i, c);
+        }
+      }
+    }
+  }
+
+  void check_dots() const {
+    for (int64_t b = 0; b < batch_count(problem_); ++b) {
+      for (int64_t i = 0; i < case_.length; ++i) {
+        for (int k = 0; k < case_.links; ++k) {
+          const int64_t other = reduce_offset(i + problem_.offsets[k], case_.length);
+          Sum sum;
+          for (int64_t c = 0; c < case_.channels; ++c) {
+            sum.add(at(grad, b, i, c) * at(value, b, other, c));
+          }
+          ASSERT_TRUE(close(at(dots, b, i, k), sum)) << where("dots", b, i, k);
+        }
+      }
+    }
+  }
+
+  // One rounding for each term and its sum in the accumulator, one for the store; float16 is
+  // denormal below 2^-14.
+  static ::testing::AssertionResult close(double actual, const Sum& expected) {
+    const double bound = (expected.terms + 1) * epsilon<Accumulate<T>>() * expected.magnitude +
+                         epsilon<T>() / 2 * std::abs(expected.value) * 1.01 +
+                         (std::is_same_v<T, Float16> ? std::ldexp(1.0, -25) : 0.0);
+    if (std::abs(actual - expected.value) <= bound) return ::testing::AssertionSuccess();
+    return ::testing::AssertionFailure()
+           << "got " << actual << ", expected " << expected.value << " within " << bound;
+  }
+
+  std::string where(const char* name, int64_t b, int64_t i, int64_t c) const {
+    return describe(case_) + ": " + name + "[" + std::to_string(b) + ", " + std::to_string(i) +
+           ", " + std::to_string(c) + "]";
+  }
+
+  // Nothing but the output itself was written.
+  void check_surroundings(const Tensor<T>& tensor) const {
+    std::vector<bool> inside(tensor.storage.size());
+    for (int64_t b = 0; b < batch_count(problem_); ++b) {
+      for (int64_t i = 0; i < case_.length; ++i) {
+        for (int64_t c = 0; c < tensor.columns; ++c) inside[place(tensor, b, i, c)] = true;
+      }
+    }
+    for (size_t e = 0; e < inside.size(); ++e) {
+      ASSERT_TRUE(inside[e] || is_poison(tensor.storage[e]))
+          << describe(case_) << ": element " << e << " outside of an output was written";
+    }
+  }
+
+  Case case_;
+  Problem problem_;
+  std::mt19937 random_;
+};
+
+inline constexpr Kernel kKernels[] = {Kernel::kMix, Kernel::kMixTranspose, Kernel::kLinkDot,
+                                      Kernel::kMixBackward};
+
+inline const char* name_of(Kernel kernel) {
+  switch (kernel) {
+    case Kernel::kMix:
+      return "mix";
+    case Kernel::kMixTranspose:
+      return "mix_transpose";
+    case Kernel::kLinkDot:
+      return "link_dot";
+    case Kernel::kMixBackward:
+      break;
+  }
+  return "mix_backward";
+}
+
+using DTypes = ::testing::Types<double, float, BFloat16, Float16>;
+
+}  // namespace paramixer::testing

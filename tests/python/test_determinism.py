@@ -1,0 +1,129 @@
+"""Bit for bit the same: from run to run, for any number of threads; and every instruction set."""
+
+import os
+import subprocess
+import sys
+
+import paramixer
+import pytest
+import torch
+from support import DTYPES, OPERATOR_IDS, OPERATORS, assert_as_exact_as_torch, forward_and_gradients
+
+OFFSETS = [0, 1, -700, 64, 3]
+
+
+def results(operator, dtype):
+    """Result and gradients of a problem that is large enough to be shared over threads."""
+    generator = torch.Generator().manual_seed(1)
+    operands = [
+        torch.randn(shape, generator=generator).to(dtype)
+        for shape in [(3, 1000, {"links": 5, "channels": 70}[c]) for c in operator.columns]
+    ]
+    columns = 5 if operator.name == "link_dot" else 70
+    grad = torch.randn(3, 1000, columns, generator=generator)
+    return forward_and_gradients(operator.function, operands, OFFSETS, grad)
+
+
+@pytest.fixture
+def _restore_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.usefixtures("_restore_threads")
+def test_threads_and_runs(operator, dtype):
+    torch.set_num_threads(1)
+    expected = results(operator, dtype)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        for actual, once in zip(results(operator, dtype), expected, strict=True):
+            assert torch.equal(actual, once)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+def test_runs_on_cuda(operator):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    operands = operator.operands((3,), 1000, 70, 5, device="cuda")
+    grad = torch.randn_like(operator.function(*operands, OFFSETS))
+    first, *others = (
+        forward_and_gradients(operator.function, operands, OFFSETS, grad) for _ in range(3)
+    )
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_deterministic_algorithms_are_the_only_ones():
+    torch.use_deterministic_algorithms(True)
+    try:
+        results(OPERATORS[0], torch.float32)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+SAVE_RESULTS = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+import test_determinism as t
+import paramixer
+from paramixer._load import cpu_instruction_set
+saved = {(o.name, d): t.results(o, d) for o in t.OPERATORS for d in t.DTYPES}
+torch.save((cpu_instruction_set(), saved), sys.argv[2])
+"""
+
+
+def run_with_instruction_set(name, path):
+    """Result and gradients of every operator and dtype, from a process of that instruction set."""
+    process = subprocess.run(
+        [sys.executable, "-c", SAVE_RESULTS, os.path.dirname(__file__), str(path)],
+        env={**os.environ, "PARAMIXER_CPU_ISA": name},
+        capture_output=True,
+        text=True,
+    )
+    if "must name an instruction set this processor supports" in process.stderr:
+        pytest.skip(f"this processor has no {name}")
+    assert process.returncode == 0, process.stderr
+    used, saved = torch.load(path)
+    assert used == name
+    return saved
+
+
+def test_instruction_sets(tmp_path):
+    baseline = run_with_instruction_set("baseline", tmp_path / "baseline.pt")
+    avx2 = run_with_instruction_set("avx2", tmp_path / "avx2.pt")
+    for operator in OPERATORS:
+        for dtype in DTYPES:
+            here = results(operator, dtype)
+            exact = results(operator, torch.float64)
+            for mine, portable, theirs, truth in zip(
+                here, baseline[operator.name, dtype], avx2[operator.name, dtype], exact, strict=True
+            ):
+                # The operands were rounded to the dtype before the float64 sums: compare loosely.
+                torch.testing.assert_close(
+                    mine.double(), truth, rtol=0.05, atol=30 * torch.finfo(dtype).eps
+                )
+                assert_as_exact_as_torch(portable, mine, mine.double(), "baseline")
+                assert (
+                    torch.equal(theirs, mine) or paramixer._load.cpu_instruction_set() == "baseline"
+                )
+
+
+def test_unknown_instruction_set():
+    process = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import torch, paramixer; paramixer.mix(torch.ones(3, 1), torch.ones(3, 1), [0])",
+        ],
+        env={**os.environ, "PARAMIXER_CPU_ISA": "mmx"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode != 0
+    assert (
+        "PARAMIXER_CPU_ISA must name an instruction set this processor supports" in process.stderr
+    )
+    assert "(got mmx)" in process.stderr
