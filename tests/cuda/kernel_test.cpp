@@ -53,11 +53,11 @@ class DeviceBuffer {
 
   T* data() const { return data_; }
   void clear() { require(cudaMemset(data_, 0, count_ * sizeof(T))); }
-  void write(size_t at, const std::vector<T>& source) {
+  void write(size_t at, const Storage<T>& source) {
     require(cudaMemcpy(data_ + at, source.data(), source.size() * sizeof(T), cudaMemcpyDefault));
   }
-  std::vector<T> read(size_t at, size_t count) const {
-    std::vector<T> target(count);
+  Storage<T> read(size_t at, size_t count) const {
+    Storage<T> target(count);
     require(cudaMemcpy(target.data(), data_ + at, count * sizeof(T), cudaMemcpyDefault));
     return target;
   }
@@ -184,7 +184,7 @@ class LargeTensorTest : public ::testing::Test {
   static void fill_ends(DeviceBuffer<BFloat16>& buffer) {
     buffer.clear();
     for (const int64_t first : {int64_t{0}, kLength - kRows}) {
-      std::vector<BFloat16> rows;
+      Storage<BFloat16> rows;
       for (int64_t i = first; i < first + kRows; ++i) {
         for (int64_t c = 0; c < kChannels; ++c) rows.push_back(stored(pattern(i, c)));
       }
@@ -224,7 +224,7 @@ TEST_F(LargeTensorTest, EveryKernel) {
   DeviceBuffer<BFloat16> value(kElements), result(kElements), weight(kLength * kLinks),
       dots(kLength * kLinks);
   fill_ends(value);
-  weight.write(0, std::vector<BFloat16>(kLength * kLinks, stored(1)));
+  weight.write(0, Storage<BFloat16>(kLength * kLinks, stored(1)));
   Problem problem;
   problem.length = kLength;
   problem.channels = kChannels;
