@@ -1,4 +1,4 @@
-"""Draws the README's picture: the factors of both link protocols on 16 positions, and their products.
+"""Draws the README's picture: the factors of both protocols on 16 positions, and their product.
 
 python scripts/draw_factors.py docs/factors.png
 """
@@ -9,9 +9,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import torch
-
 import paramixer
+import torch
 
 LENGTH = 16
 
@@ -25,7 +24,10 @@ def factor(offsets: list[int], generator: torch.Generator) -> torch.Tensor:
 def main() -> None:
     """Draws one row of matrices a protocol."""
     generator = torch.Generator().manual_seed(3)
-    protocols = {"CDIL, K = 3": paramixer.links.cdil(LENGTH), "Chord, K = 5": paramixer.links.chord(LENGTH)}
+    protocols = {
+        "CDIL, K = 3": paramixer.links.cdil(LENGTH),
+        "Chord, K = 5": paramixer.links.chord(LENGTH),
+    }
     figure, axes = plt.subplots(2, 5, figsize=(10, 4.3), layout="constrained")
     for row, (name, protocol) in zip(axes, protocols.items(), strict=True):
         factors = [factor(offsets, generator) for offsets in protocol]
