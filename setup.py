@@ -47,45 +47,61 @@ class CMakeBuild(build_ext):
 
     def run(self) -> None:
         """Replaces the compilation that setuptools would do."""
-        minor = torch_minor()
-        if minor is None:
+        if torch_minor() is None:
             raise SystemExit(TORCH_MISSING)
-        package = Path(self.get_ext_fullpath("paramixer._C")).resolve().parent
-        tree = ROOT / "build" / f"cp{sys.version_info[0]}{sys.version_info[1]}-torch{minor}"
-        cmake = shutil.which("cmake", path=f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}")
+        cmake, ninja = find_tool("cmake"), find_tool("ninja")
         if cmake is None:
             raise SystemExit("paramixer: cmake was not found; run: pip install cmake ninja")
         options = {
             "CMAKE_BUILD_TYPE": "Release",
-            "CMAKE_INSTALL_PREFIX": package,
+            "CMAKE_INSTALL_PREFIX": Path(self.get_ext_fullpath("paramixer._C")).resolve().parent,
             "Python_EXECUTABLE": sys.executable,
             "PARAMIXER_CUDA": os.environ.get("PARAMIXER_CUDA", "AUTO"),
-            "PARAMIXER_EXTRA_RPATH": self.torch_library_paths() if self.editable_mode else "",
-            "PARAMIXER_TESTS": "OFF",
+            "PARAMIXER_EDITABLE": "ON" if self.editable_mode else "OFF",
         }
         if "PARAMIXER_CUDA_ARCHITECTURES" in os.environ:
             options["PARAMIXER_CUDA_ARCHITECTURES"] = os.environ["PARAMIXER_CUDA_ARCHITECTURES"]
-        generator = (
-            ["-G", "Ninja"]
-            if shutil.which("ninja") and not (tree / "CMakeCache.txt").exists()
-            else []
-        )
-        jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
+        tree = ROOT / "build" / tree_name()
+        environment = dict(os.environ)
+        if ninja is not None and generator_of(tree) in (None, "Ninja"):
+            environment["CMAKE_GENERATOR"] = "Ninja"
+            options["CMAKE_MAKE_PROGRAM"] = ninja  # the tree may have been made with another one
         arguments = [f"-D{name}={value}" for name, value in options.items()]
-        subprocess.check_call([cmake, "-S", ROOT, "-B", tree, *generator, *arguments])
-        subprocess.check_call([cmake, "--build", tree, "--parallel", jobs])
+        subprocess.check_call([cmake, "-S", ROOT, "-B", tree, *arguments], env=environment)
+        jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
+        targets = ["--target", "paramixer", "--target", "_C"]
+        subprocess.check_call([cmake, "--build", tree, "--parallel", jobs, *targets])
         subprocess.check_call([cmake, "--install", tree])
 
-    @staticmethod
-    def torch_library_paths() -> str:
-        """Where an editable install, which does not lie beside torch, finds torch's libraries."""
-        torch = Path(importlib.util.find_spec("torch").submodule_search_locations[0])
-        return f"{torch}/lib;{torch.parent}/nvidia/cu13/lib"
 
+def tree_name() -> str:
+    """The build tree, below build/: one per Python and torch."""
+    return f"cp{sys.version_info[0]}{sys.version_info[1]}-torch{torch_minor()}"
+
+
+def find_tool(name: str) -> str | None:
+    """A program of this environment, else of the PATH."""
+    scripts = sysconfig.get_path("scripts")
+    return shutil.which(name, path=os.pathsep.join([scripts, os.environ.get("PATH", "")]))
+
+
+def generator_of(tree: Path) -> str | None:
+    """The generator that a build tree was configured with; None for a new one."""
+    cache = tree / "CMakeCache.txt"
+    match = (
+        re.search(r"CMAKE_GENERATOR:INTERNAL=(.*)", cache.read_text()) if cache.exists() else None
+    )
+    return match[1] if match else None
+
+
+# Where setuptools gathers a wheel: emptied first, or it would keep modules that no longer exist.
+STAGE = ROOT / "build" / f"wheel-{tree_name()}"
+shutil.rmtree(STAGE, ignore_errors=True)
 
 setup(
     version=version(),
     install_requires=dependencies(),
     ext_modules=[Extension("paramixer._C", [])],
     cmdclass={"build_ext": CMakeBuild},
+    options={"build": {"build_base": str(STAGE)}},
 )

@@ -64,8 +64,8 @@ PARAMIXER_INLINE void store_pack(T* address, const Accumulate<T> (&sum)[kWidth])
   }
 }
 
-// Elements from the start of a row to its access number `vector`. Only scalar accesses see a column
-// stride.
+// Elements from the start of a row to its access number `vector`. Columns may lie apart where
+// accesses are scalar.
 template <int kWidth, typename T, typename Index>
 PARAMIXER_INLINE Index column_offset(const View<T, Index>& view, Index vector) {
   return kWidth == 1 ? vector * view.column : vector * kWidth;

@@ -1,5 +1,4 @@
-// From a problem and its launch shape to the kernel instantiation that runs it and the arguments of
-// that kernel.
+// From a problem and its launch shape to the kernel instantiation that runs it and its arguments.
 #pragma once
 
 #include <cstdint>

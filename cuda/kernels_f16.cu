@@ -2,7 +2,6 @@
 
 namespace paramixer::cuda {
 
-template cudaError_t launch<Float16>(Kernel kernel, DType dtype, const Problem& problem,
-                                     cudaStream_t stream);
+template cudaError_t launch<Float16>(Kernel kernel, const Problem& problem, cudaStream_t stream);
 
 }  // namespace paramixer::cuda

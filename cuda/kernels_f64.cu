@@ -2,7 +2,6 @@
 
 namespace paramixer::cuda {
 
-template cudaError_t launch<double>(Kernel kernel, DType dtype, const Problem& problem,
-                                    cudaStream_t stream);
+template cudaError_t launch<double>(Kernel kernel, const Problem& problem, cudaStream_t stream);
 
 }  // namespace paramixer::cuda

@@ -8,13 +8,13 @@ namespace {
 cudaError_t launch_any(Kernel kernel, DType dtype, const Problem& problem, cudaStream_t stream) {
   switch (dtype) {
     case DType::kFloat64:
-      return launch<double>(kernel, dtype, problem, stream);
+      return launch<double>(kernel, problem, stream);
     case DType::kFloat32:
-      return launch<float>(kernel, dtype, problem, stream);
+      return launch<float>(kernel, problem, stream);
     case DType::kBFloat16:
-      return launch<BFloat16>(kernel, dtype, problem, stream);
+      return launch<BFloat16>(kernel, problem, stream);
     case DType::kFloat16:
-      return launch<Float16>(kernel, dtype, problem, stream);
+      return launch<Float16>(kernel, problem, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -7,13 +7,13 @@
 namespace paramixer::cuda {
 
 template <typename T>
-cudaError_t launch(Kernel kernel, DType dtype, const Problem& problem, cudaStream_t stream) {
-  const LaunchShape shape = launch_shape(kernel, dtype, problem);
+cudaError_t launch(Kernel kernel, const Problem& problem, cudaStream_t stream) {
+  const LaunchShape shape = launch_shape(kernel, sizeof(T), problem);
   return with_kernel<T>(kernel, problem, shape, [&](auto function, auto arguments) {
     void* parameters[] = {&arguments};
     return cudaLaunchKernel(reinterpret_cast<const void*>(function),
                             dim3(static_cast<unsigned>(shape.blocks)), dim3(shape.threads),
-                            parameters, shape.shared_bytes, stream);
+                            parameters, /*sharedMem=*/0, stream);
   });
 }
 

@@ -1,5 +1,4 @@
-// The launch of one dtype: declared here, defined in launch_dtype.cuh, instantiated in one .cu file
-// per dtype.
+// The launch for one dtype: declared here, defined in launch_dtype.cuh, instantiated in a .cu file.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -10,6 +9,6 @@
 namespace paramixer::cuda {
 
 template <typename T>
-cudaError_t launch(Kernel kernel, DType dtype, const Problem& problem, cudaStream_t stream);
+cudaError_t launch(Kernel kernel, const Problem& problem, cudaStream_t stream);
 
 }  // namespace paramixer::cuda

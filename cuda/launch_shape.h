@@ -11,8 +11,7 @@
 
 namespace paramixer::cuda {
 
-// What the hardware and the index types allow; tests narrow it to reach every variant with small
-// tensors.
+// What the hardware and the index types allow; tests narrow it to reach every variant.
 struct LaunchLimits {
   int64_t max_blocks = Traits::kMaxBlocks;
   int64_t max_index32 = Traits::kMaxIndex32;
@@ -22,7 +21,6 @@ struct LaunchLimits {
 struct LaunchShape {
   int64_t blocks = 0;  // all on gridDim.x, the only grid dimension that may exceed 65535
   int threads = Traits::kThreads;
-  int shared_bytes = 0;
   bool wide_index = false;  // 64-bit indices
   // Elements per access; more than one only where rows are contiguous and aligned.
   int width = 1;
@@ -98,22 +96,9 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace detail
 
-inline int element_bytes(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return 8;
-    case DType::kFloat32:
-      return 4;
-    case DType::kBFloat16:
-    case DType::kFloat16:
-      break;
-  }
-  return 2;
-}
-
-inline LaunchShape launch_shape(Kernel kernel, DType dtype, const Problem& problem,
+// `bytes` is the size of one element.
+inline LaunchShape launch_shape(Kernel kernel, int bytes, const Problem& problem,
                                 const LaunchLimits& limits = {}) {
-  const int bytes = element_bytes(dtype);
   const int64_t rows = batch_count(problem) * problem.length;
   LaunchShape shape;
   shape.wide_index = !detail::fits_index32(kernel, problem, limits.max_index32);

@@ -1,6 +1,6 @@
 // link_dot:     A[i,k] = sum_c G[i,c] V[(i + o_k) mod N, c]
-// mix_backward: the same dots, and X[j,c] = sum_k W[(j - o_k) mod N, k] G[(j - o_k) mod N, c], in
-// one sweep
+// mix_backward: A and, in the same sweep,
+//               X[j,c] = sum_k W[(j - o_k) mod N, k] G[(j - o_k) mod N, c]
 //
 // A block takes kThreads / lanes consecutive rows. The lanes of a row (a power of two, at most a
 // warp, together one 128-byte line) walk along its channels; each keeps the partial dots of
@@ -19,8 +19,7 @@
 
 namespace paramixer::cuda {
 
-// Adds the products of one access to the partial dots of the links first .. first + kLinksPerPass
-// - 1.
+// Adds the products of one access to the partial dots of kLinksPerPass links from `first` on.
 template <int kWidth, typename T, typename Index>
 PARAMIXER_INLINE void add_dots(const Arguments<T, Index>& arguments, Index row, int first,
                                const T* grad, const T* value,

@@ -1,5 +1,4 @@
-// The CUDA key: the same checks and layouts as every other key, then one kernel on the current
-// stream.
+// The CUDA key: the checks and layouts of every other key, then one kernel on the current stream.
 
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>

@@ -19,13 +19,11 @@ struct Traits {
   static constexpr int kLineBytes = 128;
   // Links whose loads a thread has in flight at once.
   static constexpr int kLinksInFlight = 4;
-  // Links whose partial dot products a thread keeps in registers; more links take further passes
-  // over the row.
+  // Links whose partial dots a thread keeps in registers; more of them take further passes.
   static constexpr int kLinksPerPass = 8;
   // Enough blocks to fill any GPU for hundreds of waves; larger problems loop.
   static constexpr int64_t kMaxBlocks = int64_t{1} << 20;
-  // A 32-bit loop counter may step once beyond the last item, by at most one item per thread of the
-  // grid.
+  // A 32-bit loop counter may step once beyond the last item, by one item per thread of the grid.
   static constexpr int64_t kMaxIndex32 =
       std::numeric_limits<int32_t>::max() - kMaxBlocks * kThreads;
 };

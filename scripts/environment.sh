@@ -3,10 +3,11 @@
 #   set_up_environment train[,dev]      leaves PYTHON set to the environment's python
 #
 # PARAMIXER_PYTHON names the Python to make .venv with (default python3), PARAMIXER_VENV another folder than .venv.
-set -euo pipefail
+set -Eeuo pipefail  # E: the trap below holds inside functions
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=${PARAMIXER_VENV:-$ROOT/.venv}
 NEEDED_GIB=12  # torch with its CUDA libraries, the training packages, the build
+export CMAKE_GENERATOR=Ninja  # comes from PyPI; a fresh machine has no make
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -35,9 +36,10 @@ check_machine() {
     "${CXX:-c++}" -std=c++20 -x c++ -fsyntax-only - 2>/dev/null; then
     missing+=("a C++20 compiler ($("${CXX:-c++}" --version | head -n 1) is too old): apt install g++, version 11 or newer")
   fi
-  free=$(df -Pk "$(dirname "$VENV")" | awk 'NR == 2 { print int($4 / 1048576) }')
-  if [ ! -e "$VENV/bin/python" ] && [ "$free" -lt "$NEEDED_GIB" ]; then
-    missing+=("$NEEDED_GIB GiB of free disk space under $(dirname "$VENV") ($free GiB are free)")
+  mkdir -p "$VENV"
+  free=$(df -Pk "$VENV" | awk 'NR == 2 { print int($4 / 1048576) }')
+  if ! compgen -G "$VENV/paramixer-*.stamp" >/dev/null && [ "$free" -lt "$NEEDED_GIB" ]; then
+    missing+=("$NEEDED_GIB GiB of free disk space under $VENV ($free GiB are free)")
   fi
   if [ "${#missing[@]}" -gt 0 ]; then
     printf '\nparamixer: this machine lacks:\n' >&2
@@ -49,9 +51,9 @@ check_machine() {
 set_up_environment() {
   local extras=$1 stamp
   check_machine
-  if [ ! -e "$VENV/bin/python" ]; then
+  if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then  # none yet, or half of one
     say "Making $VENV"
-    "${PARAMIXER_PYTHON:-python3}" -m venv "$VENV"
+    "${PARAMIXER_PYTHON:-python3}" -m venv --clear "$VENV"
   fi
   PYTHON=$VENV/bin/python
   export PATH="$VENV/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -60,13 +62,20 @@ set_up_environment() {
   stamp=$VENV/paramixer-$extras.stamp
   if ! cat "$ROOT/pyproject.toml" "$ROOT/scripts/constraints.txt" | cmp -s - "$stamp"; then
     say "Installing torch and the build tools (several GB the first time)"
-    "$PYTHON" -m pip install -q -c "$ROOT/scripts/constraints.txt" torch numpy cmake ninja setuptools wheel
-    say "Building paramixer, installing it with [$extras]"
-    "$PYTHON" -m pip install -q -c "$ROOT/scripts/constraints.txt" --no-build-isolation -e "$ROOT[$extras]"
+    "$PYTHON" -m pip install -c "$ROOT/scripts/constraints.txt" torch numpy cmake ninja setuptools wheel |
+      grep -v "already satisfied"
+    say "Building paramixer (some minutes the first time), installing it with [$extras]"
+    "$PYTHON" -m pip install -c "$ROOT/scripts/constraints.txt" --no-build-isolation -e "$ROOT[$extras]" |
+      grep -v "already satisfied"
     cat "$ROOT/pyproject.toml" "$ROOT/scripts/constraints.txt" >"$stamp"
   else
     say "Building what changed"
     "$PYTHON" -m pip install -q --no-build-isolation --no-deps -e "$ROOT"
   fi
   "$PYTHON" -m paramixer.info
+}
+
+# The build tree of a Python's torch, as setup.py names it.
+build_tree() {
+  "$1" -c 'import sys, torch; print("build/cp%d%d-torch%s" % (*sys.version_info[:2], ".".join(torch.__version__.split(".")[:2])))'
 }

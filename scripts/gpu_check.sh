@@ -3,16 +3,18 @@
 # pytest, runs the kernels under compute-sanitizer, times the operators, and writes a report.
 #   gpu_check.sh [REPORT]    a Markdown file, by default runs/gpu_check/DATE.md; logs go beside it
 # Goes on after a failed step; the exit code is 0 only if every step was run and passed.
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 report=${1:-runs/gpu_check/$(date -u +%Y-%m-%dT%H%M%SZ).md}
 
-if ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L | grep -q '^GPU'; then
+# Not grep -q, which would end before nvidia-smi has listed every GPU.
+if ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L | grep '^GPU' >/dev/null; then
   echo "gpu_check.sh: no NVIDIA GPU here (nvidia-smi lists none): nothing was checked" >&2
   exit 2
 fi
 
 export PARAMIXER_CUDA=ON  # fails where the kernels cannot be built
+export CMAKE_GENERATOR=Ninja  # comes with the environment; there may be no make
 source scripts/environment.sh
 set_up_environment train,dev
 if ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
@@ -27,7 +29,8 @@ logs=${report%.md}-logs
 mkdir -p "$logs"
 faults=0
 
-# step NAME COMMAND..: runs the command into a log of that name and adds a line to the report.
+# step NAME COMMAND..: runs the command into a log of that name and adds a line to the report. In a condition bash
+# ignores set -e, inside functions too: theirs are chained with &&.
 step() {
   local name=$1 result=passed begin=$SECONDS
   shift
@@ -51,13 +54,12 @@ sanitizer() {
 }
 
 build_tests() {
-  cmake -S . -B "$build" -DPARAMIXER_CUDA=ON -DPARAMIXER_TESTS=ON
-  cmake --build "$build" --parallel "${MAX_JOBS:-$(nproc)}"
+  cmake -S . -B "$build" -DPARAMIXER_CUDA=ON -DPARAMIXER_TESTS=ON &&
+    cmake --build "$build" --parallel "${MAX_JOBS:-$(nproc)}"
 }
 
 benchmark() {
-  local json=$logs/benchmark-$1.json
-  "$PYTHON" scripts/benchmark.py --device cuda --dtype "$1" --markdown --json "$json"
+  "$PYTHON" scripts/benchmark.py --device cuda --dtype "$1" --markdown --json "$logs/benchmark-$1.json"
 }
 
 {

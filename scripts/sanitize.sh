@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The torch-free kernels and their tests under AddressSanitizer with UBSan, and under ThreadSanitizer.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+cd "$ROOT"
+export PATH="$VENV/bin:$PATH"
 for sanitizer in address,undefined thread; do
   build=build/sanitize-${sanitizer%%,*}
   cmake -S . -B "$build" -DPARAMIXER_OPS=OFF -DPARAMIXER_CUDA=OFF -DPARAMIXER_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo \

@@ -11,13 +11,13 @@ set_up_environment train,dev
 cd "$ROOT"
 
 say "Format, lint, types"
-git ls-files '*.h' '*.cpp' '*.inl' '*.cu' '*.cuh' | xargs "$VENV/bin/clang-format" --dry-run --Werror
+git -c safe.directory="$ROOT" ls-files '*.h' '*.cpp' '*.inl' '*.cu' '*.cuh' | xargs "$VENV/bin/clang-format" --dry-run --Werror
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m ruff check .
 "$PYTHON" -m mypy
 
 say "C++ tests"
-build=$("$PYTHON" -c 'import sys, torch; print("build/cp%d%d-torch%s" % (*sys.version_info[:2], ".".join(torch.__version__.split(".")[:2])))')
+build=$(build_tree "$PYTHON")
 cmake -S . -B "$build" -DPARAMIXER_TESTS=ON | grep paramixer:
 cmake --build "$build" --parallel "${MAX_JOBS:-$(nproc)}"
 ctest --test-dir "$build" --output-on-failure

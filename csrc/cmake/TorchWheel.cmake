@@ -10,7 +10,7 @@ if(NOT PARAMIXER_OPS)
 endif()
 
 find_package(Python 3.11 REQUIRED COMPONENTS Interpreter)
-if(NOT TORCH_INSTALL_PREFIX)
+if(NOT TORCH_INSTALL_PREFIX) # never cached: the tree may be configured again for another environment
   execute_process(
     COMMAND ${Python_EXECUTABLE} -c
             "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
@@ -30,6 +30,12 @@ endif()
 
 file(STRINGS ${TORCH_INSTALL_PREFIX}/version.py _line REGEX "^cuda")
 string(REGEX MATCH "[0-9]+\\.[0-9]+" PARAMIXER_TORCH_CUDA "${_line}")
+# Where pip puts the CUDA runtime that torch loads, beside torch.
+if(PARAMIXER_TORCH_CUDA VERSION_GREATER_EQUAL 13)
+  set(PARAMIXER_CUDA_RUNTIME nvidia/cu13/lib)
+else()
+  set(PARAMIXER_CUDA_RUNTIME nvidia/cuda_runtime/lib)
+endif()
 
 macro(paramixer_add_torch)
   add_library(paramixer_torch INTERFACE)
@@ -41,7 +47,10 @@ macro(paramixer_add_torch)
     list(APPEND _libraries c10_cuda)
   endif()
   foreach(_library IN LISTS _libraries)
-    find_library(PARAMIXER_${_library} ${_library} PATHS ${TORCH_INSTALL_PREFIX}/lib NO_DEFAULT_PATH REQUIRED)
-    target_link_libraries(paramixer_torch INTERFACE $<BUILD_INTERFACE:${PARAMIXER_${_library}}>)
+    set(_file ${TORCH_INSTALL_PREFIX}/lib/lib${_library}.so)
+    if(NOT EXISTS ${_file})
+      message(FATAL_ERROR "paramixer: torch ${Torch_VERSION} lacks ${_file}; reinstall torch")
+    endif()
+    target_link_libraries(paramixer_torch INTERFACE $<BUILD_INTERFACE:${_file}>)
   endforeach()
 endmacro()

@@ -12,13 +12,13 @@ extern const InstructionSet kAvx2;
 extern const InstructionSet kAvx512;
 #endif
 
-InstructionSets instruction_sets() {
+std::span<const InstructionSet* const> instruction_sets() {
   static const InstructionSet* const all[] = {
 #if defined(PARAMIXER_X86)
       &kAvx512, &kAvx2,
 #endif
       &kBaseline};
-  return {all, all + sizeof(all) / sizeof(all[0])};
+  return all;
 }
 
 namespace {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "core/problem.h"
 
@@ -29,13 +30,7 @@ struct InstructionSet {
 };
 
 // Best first; the last one, "baseline", is supported everywhere.
-struct InstructionSets {
-  const InstructionSet* const* begin_;
-  const InstructionSet* const* end_;
-  const InstructionSet* const* begin() const { return begin_; }
-  const InstructionSet* const* end() const { return end_; }
-};
-InstructionSets instruction_sets();
+std::span<const InstructionSet* const> instruction_sets();
 
 // The best one this processor supports, or the one named by the environment variable
 // PARAMIXER_CPU_ISA (read once). Throws std::runtime_error when that name is unknown or not

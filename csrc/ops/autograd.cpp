@@ -9,7 +9,6 @@
 // of that node are the ones PyTorch's generated code uses; they move between releases, which is why
 // all of it stays in this file.
 
-#include <ATen/ExpandUtils.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -19,6 +18,9 @@
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/library.h>
 
+#include <mutex>
+
+#include "ops/check.h"
 #include "ops/operators.h"
 #include "paramixer/paramixer.h"
 
@@ -83,33 +85,32 @@ struct LinkDotRule {
   static constexpr auto kGradients = &link_dot_gradients;
 };
 
-// `gradient` summed over the batch dimensions along which `operand` was broadcast.
-at::Tensor reduce_to(const at::Tensor& gradient, const at::Tensor& operand) {
-  if (!gradient.defined() || gradient.sym_sizes() == operand.sym_sizes()) return gradient;
-  return at::sum_to(gradient, operand.sym_sizes());
-}
-
 template <typename Rule>
 variable_list gradients_of(const at::Tensor& first, const at::Tensor& second,
                            const at::Tensor& grad, at::IntArrayRef offsets, Wanted wanted) {
   // Gradients have the dtype the forward pass ran in, also when backward is called inside an
-  // autocast region.
+  // autocast region. Where an operand was broadcast, the engine sums its gradient to its shape.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const auto [d_first, d_second] = Rule::kGradients(first, second, grad, offsets, wanted);
-  return {reduce_to(d_first, first), reduce_to(d_second, second)};
+  return {d_first, d_second};
+}
+
+// What has to be saved of an operand: the gradient of one operand needs the other.
+at::Tensor saved_for(const at::Tensor& other, const at::Tensor& operand) {
+  return other.requires_grad() ? operand : at::Tensor();
 }
 
 // ---- As an autograd::Function
 
 template <typename Rule>
 struct RuleFunction : torch::autograd::Function<RuleFunction<Rule>> {
-  static constexpr bool is_traceable =
-      true;  // backward uses nothing but what ctx holds: compiled autograd may trace it
+  // backward() uses nothing but what ctx holds, so compiled autograd may trace it.
+  static constexpr bool is_traceable = true;
 
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& first, const at::Tensor& second,
                             at::IntArrayRef offsets) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    ctx->save_for_backward({first, second});
+    ctx->save_for_backward({saved_for(second, first), saved_for(first, second)});
     ctx->saved_data["offsets"] = offsets.vec();
     return Rule::kForward(first, second, offsets);
   }
@@ -169,8 +170,8 @@ at::Tensor apply_node(c10::DispatchKeySet keys, const at::Tensor& first, const a
   if (torch::autograd::compute_requires_grad(first, second)) {
     node = make_node<RuleNode<Rule>>();
     node->set_next_edges(torch::autograd::collect_next_edges(first, second));
-    node->first_ = SavedVariable(first, /*is_output=*/false);
-    node->second_ = SavedVariable(second, /*is_output=*/false);
+    node->first_ = SavedVariable(saved_for(second, first), /*is_output=*/false);
+    node->second_ = SavedVariable(saved_for(first, second), /*is_output=*/false);
     node->offsets_ = offsets.vec();
   }
   at::Tensor result = [&] {
@@ -222,6 +223,7 @@ std::tuple<at::Tensor, at::Tensor> mix_backward_autograd(c10::DispatchKeySet key
   static const auto op = find_operator<BilinearBackward>("paramixer::mix_backward");
   if (in_functorch() || has_tangent(grad) || has_tangent(weight) || has_tangent(value) ||
       torch::autograd::compute_requires_grad(grad, weight, value)) {
+    check_mix_backward(grad, weight, value, offsets);
     return {link_dot(grad, value, offsets), mix_transpose(weight, grad, offsets)};
   }
   const at::AutoDispatchBelowADInplaceOrView guard;

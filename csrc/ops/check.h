@@ -5,6 +5,8 @@
 #include <ATen/ExpandUtils.h>
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
+
 #include "core/problem.h"
 
 namespace paramixer::ops {
@@ -44,20 +46,45 @@ inline void check_operands(const char* op, const char* first_name, const at::Ten
   }
 }
 
-// weight (*, N, K) beside K offsets.
-inline void check_weight(const char* op, const at::Tensor& weight, at::IntArrayRef offsets) {
+// (batch of first and second broadcast, N, columns)
+inline c10::SymDimVector result_shape(const at::Tensor& first, const at::Tensor& second,
+                                      const c10::SymInt& columns) {
+  const auto batch = [](const at::Tensor& t) { return t.sym_sizes().slice(0, t.dim() - 2); };
+  const auto broadcast = at::infer_size_symint(batch(first), batch(second));
+  c10::SymDimVector shape(broadcast.begin(), broadcast.end());
+  shape.push_back(second.sym_size(-2));
+  shape.push_back(columns);
+  return shape;
+}
+
+// mix and mix_transpose: weight (*, N, K) and value (*, N, D) with K offsets.
+inline void check_mix(const char* op, const at::Tensor& weight, const at::Tensor& value,
+                      at::IntArrayRef offsets) {
+  check_operands(op, "weight", weight, "value", value, offsets);
   TORCH_CHECK_VALUE(weight.sym_size(-1) == static_cast<int64_t>(offsets.size()), op,
                     ": weight must have one column per offset (got shape ", weight.sym_sizes(),
                     " and ", offsets.size(), " offsets)");
 }
 
 // grad and value, both (*, N, D).
-inline void check_channels(const char* op, const char* first_name, const at::Tensor& first,
-                           const char* second_name, const at::Tensor& second) {
-  TORCH_CHECK_VALUE(first.sym_size(-1) == second.sym_size(-1), op, ": ", first_name, " and ",
-                    second_name,
-                    " must have the same number of channels D in dimension -1 (got shapes ",
-                    first.sym_sizes(), " and ", second.sym_sizes(), ")");
+inline void check_link_dot(const char* op, const at::Tensor& grad, const at::Tensor& value,
+                           at::IntArrayRef offsets) {
+  check_operands(op, "grad", grad, "value", value, offsets);
+  TORCH_CHECK_VALUE(
+      grad.sym_size(-1) == value.sym_size(-1), op,
+      ": grad and value must have the same number of channels D in dimension -1 (got shapes ",
+      grad.sym_sizes(), " and ", value.sym_sizes(), ")");
+}
+
+// grad has the shape of mix(weight, value).
+inline void check_mix_backward(const at::Tensor& grad, const at::Tensor& weight,
+                               const at::Tensor& value, at::IntArrayRef offsets) {
+  check_mix("mix_backward", weight, value, offsets);
+  check_link_dot("mix_backward", grad, value, offsets);
+  const auto shape = result_shape(weight, value, value.sym_size(-1));
+  TORCH_CHECK_VALUE(grad.sym_sizes() == c10::SymIntArrayRef(shape),
+                    "mix_backward: grad must have the shape of mix(weight, value) (got ",
+                    grad.sym_sizes(), ", expected ", c10::SymIntArrayRef(shape), ")");
 }
 
 }  // namespace paramixer::ops

@@ -25,6 +25,8 @@ TORCH_LIBRARY(paramixer, m) {
 
 namespace paramixer {
 
+static_assert(kMostLinks == kMaxLinks, "links.h and the kernels have one limit");
+
 at::Tensor mix(const at::Tensor& weight, const at::Tensor& value, at::IntArrayRef offsets) {
   static const auto op = ops::find_operator<ops::Bilinear>("paramixer::mix");
   return op.call(weight, value, offsets);

@@ -1,9 +1,9 @@
 #include "ops/prepare.h"
 
-#include <ATen/ExpandUtils.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
+#include <algorithm>
 #include <array>
 #include <vector>
 
@@ -11,23 +11,6 @@
 
 namespace paramixer::ops {
 namespace {
-
-// (batch of first and second broadcast, N, columns)
-c10::SymDimVector result_shape(const at::Tensor& first, const at::Tensor& second,
-                               const c10::SymInt& columns) {
-  const auto batch = [](const at::Tensor& t) { return t.sym_sizes().slice(0, t.dim() - 2); };
-  const auto broadcast = at::infer_size_symint(batch(first), batch(second));
-  c10::SymDimVector shape(broadcast.begin(), broadcast.end());
-  shape.push_back(second.sym_size(-2));
-  shape.push_back(columns);
-  return shape;
-}
-
-void allocation_checks(const char* op, const at::Tensor& weight, const at::Tensor& value,
-                       at::IntArrayRef offsets) {
-  check_operands(op, "weight", weight, "value", value, offsets);
-  check_weight(op, weight, offsets);
-}
 
 DType dtype_of(const at::Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -95,7 +78,7 @@ Batch merged_batch(const Operands& operands, at::IntArrayRef batch_sizes) {
 
 at::Tensor allocate_mix(const char* op, const at::Tensor& weight, const at::Tensor& value,
                         at::IntArrayRef offsets) {
-  allocation_checks(op, weight, value, offsets);
+  check_mix(op, weight, value, offsets);
   const auto shape = result_shape(weight, value, value.sym_size(-1));
   if (c10::SymIntArrayRef(shape) == value.sym_sizes()) return at::empty_like(value);
   return at::empty_symint(shape, value.options());
@@ -103,22 +86,16 @@ at::Tensor allocate_mix(const char* op, const at::Tensor& weight, const at::Tens
 
 at::Tensor allocate_link_dot(const at::Tensor& grad, const at::Tensor& value,
                              at::IntArrayRef offsets) {
-  check_operands("link_dot", "grad", grad, "value", value, offsets);
-  check_channels("link_dot", "grad", grad, "value", value);
-  return at::empty_symint(result_shape(grad, value, static_cast<int64_t>(offsets.size())),
-                          value.options());
+  check_link_dot("link_dot", grad, value, offsets);
+  const auto links = static_cast<int64_t>(offsets.size());
+  return at::empty_symint(result_shape(grad, value, links), value.options());
 }
 
 std::pair<at::Tensor, at::Tensor> allocate_mix_backward(const at::Tensor& grad,
                                                         const at::Tensor& weight,
                                                         const at::Tensor& value,
                                                         at::IntArrayRef offsets) {
-  allocation_checks("mix_backward", weight, value, offsets);
-  check_operands("mix_backward", "grad", grad, "value", value, offsets);
-  const auto shape = result_shape(weight, value, value.sym_size(-1));
-  TORCH_CHECK_VALUE(grad.sym_sizes() == c10::SymIntArrayRef(shape),
-                    "mix_backward: grad must have the shape of mix(weight, value) (got ",
-                    grad.sym_sizes(), ", expected ", c10::SymIntArrayRef(shape), ")");
+  check_mix_backward(grad, weight, value, offsets);
   return {allocate_link_dot(grad, value, offsets),
           allocate_mix("mix_backward", weight, grad, offsets)};
 }

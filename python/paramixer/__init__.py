@@ -1,7 +1,9 @@
 """Attention by sparse factors: operators, modules and tasks on top of PyTorch."""
 
+from paramixer._load import __version__, has_cuda  # before all else: registers the operators
+
+# isort: split
 from paramixer import compat, links, nn, reference, utils
-from paramixer._load import __version__, has_cuda  # first: registers the operators
 from paramixer.ops import link_dot, mix, mix_transpose
 
 __all__ = [

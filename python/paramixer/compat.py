@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from paramixer._checks import check_choice, check_size
 from paramixer.nn import Paramixer, SequenceClassifier
+from paramixer.reference import RESIDUALS
 
 _POSITION_TABLES = ("pos_embedding.weight", "apc_embedding.weight")
 _PROTOCOLS = ("chord", "cdil")
@@ -55,9 +57,12 @@ def load_official(
     Raises:
         ValueError: a parameter is missing, unknown or of the wrong shape (each named), or an
             argument is out of range.
+        TypeError: `length` or `padding_idx` is not an integer.
     """
-    _check_choice("protocol", protocol, _PROTOCOLS)
-    _check_choice("pooling", pooling, _POOLINGS)
+    length = check_size("load_official", "length", length)
+    check_choice("load_official", "protocol", protocol, _PROTOCOLS)
+    check_choice("load_official", "residual", residual, RESIDUALS)
+    check_choice("load_official", "pooling", pooling, _POOLINGS)
     published = _Published(state_dict)
     arguments, ours = _input(published, length, positions)
 
@@ -100,16 +105,15 @@ class _Published:
         self._unread = set(state_dict)
 
     def take(self, name: str, shape: tuple[int | None, ...]) -> Tensor:
-        if name not in self._state_dict:
-            raise ValueError(f"load_official: state_dict must hold {name}, which is missing")
-        tensor = self._state_dict[name].detach()
+        tensor = self._state_dict[self.require(name)].detach()
         fits = len(shape) == tensor.dim() and all(
             expected in (None, size) for expected, size in zip(shape, tensor.shape, strict=True)
         )
         if not fits:
             expected = ", ".join("*" if size is None else str(size) for size in shape)
             raise ValueError(
-                f"load_official: {name} must have the shape ({expected}), got {tuple(tensor.shape)}"
+                f"load_official: {name} must have the shape [{expected}] "
+                f"(got shape {list(tensor.shape)})"
             )
         self._unread.discard(name)
         return tensor
@@ -134,15 +138,25 @@ class _Published:
             return [""]
         return [f"attention.{layer}." for layer in range(self.count("attention."))]
 
-    def first(self, names: tuple[str, ...]) -> str | None:
+    def first(self, *names: str) -> str | None:
         """The first of `names` that is there."""
         return next((name for name in names if name in self._state_dict), None)
+
+    def require(self, *names: str) -> str:
+        """The first of `names` that is there; ValueError when none is."""
+        name = self.first(*names)
+        if name is None:
+            raise ValueError(
+                f"load_official: state_dict must hold {' or '.join(names)} "
+                f"(got {len(self._state_dict)} other names)"
+            )
+        return name
 
     def check_all_read(self) -> None:
         if self._unread:
             raise ValueError(
-                f"load_official: state_dict must hold only published parameters, got "
-                f"{', '.join(sorted(self._unread))}"
+                "load_official: state_dict must hold only published parameters "
+                f"(got {', '.join(sorted(self._unread))})"
             )
 
 
@@ -151,7 +165,8 @@ def _input(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The classifier's arguments and parameters up to the first mixer."""
     arguments: dict[str, Any]
-    tokens = published.first(("init_linear.weight",)) is None
+    # Published networks for real input save an embedding table, too.
+    tokens = published.require("init_linear.weight", "embedding.weight") == "embedding.weight"
     if tokens:
         weight = published.take("embedding.weight", (None, None))
         parameters = {"embedding.weight": weight}
@@ -161,12 +176,13 @@ def _input(
         parameters = {"embedding.weight": weight, "embedding.bias": bias}
         arguments = {"features": weight.shape[1], "width": weight.shape[0]}
         published.ignore("embedding.weight")
-    table = published.first(_POSITION_TABLES)
+    table = published.first(*_POSITION_TABLES)
     if positions is None:
         positions = tokens and table is not None
     if positions:
         shape = (length, arguments["width"])
-        parameters["positions.weight"] = published.take(table or _POSITION_TABLES[0], shape)
+        name = published.require(*_POSITION_TABLES)
+        parameters["positions.weight"] = published.take(name, shape)
     for name in _POSITION_TABLES:
         published.ignore(name)
     arguments["positions"] = "learned" if positions else "none"
@@ -203,7 +219,7 @@ def _mixer(
 
 def _head(published: _Published, in_features: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The classifier's arguments and parameters after the pooling."""
-    if published.first(("final.weight",)) is not None:
+    if published.require("final.weight", "final.0.weight") == "final.weight":
         weight, bias = published.linear("final", None, in_features)
         return {"classes": weight.shape[0]}, {"head.weight": weight, "head.bias": bias}
     inner = published.linear("final.0", None, in_features)
@@ -211,8 +227,3 @@ def _head(published: _Published, in_features: int) -> tuple[dict[str, Any], dict
     names = ("head.0.weight", "head.0.bias", "head.2.weight", "head.2.bias")
     parameters = dict(zip(names, inner + outer, strict=True))
     return {"classes": outer[0].shape[0], "head_hidden": inner[0].shape[0]}, parameters
-
-
-def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"load_official: {name} must be one of {tuple(choices)}, got {value!r}")

@@ -9,15 +9,37 @@ import torch
 from paramixer import _build, _load
 
 
+def runs_on(capability: tuple[int, int], architectures: str) -> bool:
+    """Whether kernels built for a CMake list of architectures run on a GPU.
+
+    Args:
+        capability: the GPU's compute capability, such as (9, 0).
+        architectures: such as "80-real;90-real;120"; machine code runs on the same major and at
+            least that minor, and an entry without "-real" holds PTX for everything newer.
+    """
+    for entry in filter(None, architectures.split(";")):
+        number, _, kind = entry.partition("-")
+        major, minor = divmod(int(number.rstrip("af")), 10)
+        if major == capability[0] and minor <= capability[1] and kind != "virtual":
+            return True
+        if kind != "real" and (major, minor) <= capability:
+            return True
+    return False
+
+
 def cuda_status() -> str:
-    """Whether CUDA kernels are built, and whether they can run here, in words."""
-    if not _load.has_cuda():
-        return "not built (this is a CPU-only build)"
-    built = f"built with nvcc {_build.NVCC} for {_build.CUDA_ARCHITECTURES}"
+    """Whether CUDA kernels are built, why, and whether they can run here, in words."""
+    if not _build.CUDA_KERNELS:
+        return _build.CUDA_DECISION
     if not torch.cuda.is_available():
-        return f"{built}; not usable: torch finds no GPU here"
-    major, minor = torch.cuda.get_device_capability()
-    return f"{built}; usable on {torch.cuda.get_device_name()} (sm_{major}{minor})"
+        return f"{_build.CUDA_DECISION}; not usable: torch finds no GPU here"
+    usable = []
+    for index in range(torch.cuda.device_count()):
+        capability = torch.cuda.get_device_capability(index)
+        verb = "usable" if runs_on(capability, _build.CUDA_ARCHITECTURES) else "NOT usable"
+        name = torch.cuda.get_device_name(index)
+        usable.append(f"{verb} on {name} (sm_{capability[0]}{capability[1]})")
+    return "; ".join([_build.CUDA_DECISION, *usable])
 
 
 def collect() -> dict[str, str]:

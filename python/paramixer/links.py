@@ -10,13 +10,14 @@ Both protocols are those of Khalitov, Yu, Cheng and Yang (arXiv 2109.08184) and 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 
 import numpy as np
 
+from paramixer._checks import check_integer, check_offsets, check_size
+
 MAX_LINKS = 64  # the operators' bound on K
-_MAX_OFFSET = 2**63 - 1  # the operators take 64-bit offsets
+OFFSET_BITS = 64  # the operators take signed 64-bit offsets
 
 
 def chord(length: int, factors: int | None = None, links: int | None = None) -> list[list[int]]:
@@ -36,9 +37,8 @@ def chord(length: int, factors: int | None = None, links: int | None = None) -> 
         TypeError: an argument is not an integer.
     """
     length, factors = _ring("chord", length, factors)
-    links = _log2_ceil(length) + 1 if links is None else operator.index(links)
-    if not 1 <= links <= MAX_LINKS:
-        raise ValueError(f"chord: links must be between 1 and {MAX_LINKS}, got {links}")
+    links = _log2_ceil(length) + 1 if links is None else links
+    links = check_size("chord", "links", links, MAX_LINKS)
     offsets = [0] + [1 << power for power in range(links - 1)]
     return [list(offsets) for _ in range(factors)]
 
@@ -48,26 +48,26 @@ def cdil(length: int, factors: int | None = None, links: int = 3) -> list[list[i
 
     Args:
         length: ring length N >= 1.
-        factors: number of factors M >= 1; default max(1, ceil(log2 N)).
+        factors: number of factors M, 1 <= M <= 63, fewer for large K: every offset has to fit into
+            64 bits; default max(1, ceil(log2 N)).
         links: links per row K = 2 h + 1, the self link included; odd, 1 <= K <= 63.
 
     Returns:
         M lists of K offsets.
 
     Raises:
-        ValueError: an argument is out of range, `links` is even, or an offset would not fit into
-            64 bits.
+        ValueError: an argument is out of range, or `links` is even.
         TypeError: an argument is not an integer.
     """
-    length, factors = _ring("cdil", length, factors)
-    links = operator.index(links)
-    if not 1 <= links <= MAX_LINKS or links % 2 == 0:
-        raise ValueError(f"cdil: links must be odd and between 1 and {MAX_LINKS}, got {links}")
-    half = (links - 1) // 2
-    if half << (factors - 1) > _MAX_OFFSET:
+    links = check_integer("cdil", "links", links)
+    if links % 2 == 0 or not 1 <= links < MAX_LINKS:
         raise ValueError(
-            f"cdil: factors must keep every offset within 64 bits, got {factors} with links {links}"
+            f"cdil: links must be odd, at least 1 and at most {MAX_LINKS - 1} (got {links})"
         )
+    half = (links - 1) // 2
+    # So that h 2^(M-1) fits; the same bound for K = 1 as for K = 3.
+    most_factors = OFFSET_BITS - max(1, half.bit_length())
+    length, factors = _ring("cdil", length, factors, most_factors)
     steps = [0, *range(1, half + 1), *range(-1, -half - 1, -1)]
     return [[step << power for step in steps] for power in range(factors)]
 
@@ -87,16 +87,18 @@ def reach(offsets: Sequence[Sequence[int]], length: int) -> int | None:
 
     Raises:
         ValueError: `length` is below 1.
+        TypeError: `length` or an offset is not an integer.
     """
-    length, _ = _ring("reach", length, None)
+    length = check_size("reach", "length", length)
+    factors = check_offsets("reach", "offsets", offsets)
     reached = np.zeros(length, dtype=bool)
     reached[0] = True
-    for applied, factor in enumerate(offsets):
+    for applied, factor in enumerate(factors):
         if reached.all():
             return applied
         shifts = {offset % length for offset in factor}
         reached = _any_shift(reached, shifts)
-    return len(offsets) if reached.all() else None
+    return len(factors) if reached.all() else None
 
 
 def _any_shift(reached: np.ndarray, shifts: set[int]) -> np.ndarray:
@@ -108,14 +110,12 @@ def _any_shift(reached: np.ndarray, shifts: set[int]) -> np.ndarray:
     return result
 
 
-def _ring(name: str, length: int, factors: int | None) -> tuple[int, int]:
-    length = operator.index(length)
-    if length < 1:
-        raise ValueError(f"{name}: length must be at least 1, got {length}")
-    factors = max(1, _log2_ceil(length)) if factors is None else operator.index(factors)
-    if factors < 1:
-        raise ValueError(f"{name}: factors must be at least 1, got {factors}")
-    return length, factors
+def _ring(
+    name: str, length: int, factors: int | None, most_factors: int | None = None
+) -> tuple[int, int]:
+    length = check_size(name, "length", length)
+    factors = max(1, _log2_ceil(length)) if factors is None else factors
+    return length, check_size(name, "factors", factors, most_factors)
 
 
 def _log2_ceil(length: int) -> int:

@@ -97,8 +97,10 @@ def _register_vmap(name: str) -> None:
             front = tensor.unsqueeze(0) if dim is None else tensor.movedim(dim, 0)
             padding = (1,) * (rank - own)
             batched.append(front.reshape(front.shape[:1] + padding + front.shape[1:]))
-        if name == "mix_backward":  # its grad has every batch dimension
-            batched[0] = batched[0].expand(info.batch_size, *batched[0].shape[1:])
+        if name == "mix_backward":  # its grad has the batch dimensions of weight and value together
+            for index in (0, 1):
+                shape = batched[index].shape[1:]
+                batched[index] = batched[index].expand(info.batch_size, *shape)
         result = operator(*batched, offsets)
         return result, 0 if isinstance(result, Tensor) else (0, 0)
 

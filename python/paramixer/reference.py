@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from paramixer._checks import check_choice
+
 RESIDUALS = ("none", "previous", "initial")
 
 
@@ -73,8 +75,8 @@ def link_dot(grad: Tensor, value: Tensor, offsets: Sequence[int]) -> Tensor:
     _check("link_dot", "grad", grad, value, offsets)
     if grad.shape[-1] != value.shape[-1]:
         raise ValueError(
-            f"link_dot: grad and value must have the same channels, got {tuple(grad.shape)} and "
-            f"{tuple(value.shape)}"
+            "link_dot: grad and value must have the same number of channels D in dimension -1 "
+            f"{_got_shapes(grad, value)}"
         )
     g, v = _accumulator(grad), _accumulator(value)
     dots = [(g * _shift(v, offset)).sum(-1) for offset in offsets]
@@ -102,12 +104,11 @@ def mix_chain(
         ValueError: shapes, the number of offsets or the residual do not fit.
         TypeError: the dtypes differ.
     """
-    if residual not in RESIDUALS:
-        raise ValueError(f"mix_chain: residual must be one of {RESIDUALS}, got {residual!r}")
+    check_choice("mix_chain", "residual", residual, RESIDUALS)
     if weight.dim() < 3 or weight.shape[-2] != len(offsets):
         raise ValueError(
-            f"mix_chain: weight must be (*, N, M, K) with M = {len(offsets)} factors, got "
-            f"{tuple(weight.shape)}"
+            f"mix_chain: weight must be (*, N, M, K) with M = {len(offsets)} factors "
+            f"(got shape {list(weight.shape)})"
         )
     for factor, links in zip(weight.unbind(-2), offsets, strict=True):
         _check_weight("mix_chain", factor, value, links)
@@ -147,20 +148,35 @@ def _check_weight(name: str, weight: Tensor, value: Tensor, offsets: Sequence[in
     _check(name, "weight", weight, value, offsets)
     if weight.shape[-1] != len(offsets):
         raise ValueError(
-            f"{name}: weight must have one column per offset, got {tuple(weight.shape)} and "
-            f"{len(offsets)} offsets"
+            f"{name}: weight must have one column per offset (got shape {list(weight.shape)} and "
+            f"{len(offsets)} offsets)"
         )
 
 
 def _check(name: str, first: str, x: Tensor, value: Tensor, offsets: Sequence[int]) -> None:
     if len(offsets) < 1:
-        raise ValueError(f"{name}: offsets must hold at least one link, got none")
-    if x.dim() < 2 or value.dim() < 2 or x.shape[-2] != value.shape[-2]:
-        raise ValueError(
-            f"{name}: {first} and value must be (*, N, .) with the same N, got {tuple(x.shape)} "
-            f"and {tuple(value.shape)}"
-        )
+        raise ValueError(f"{name}: offsets must hold at least one link (got {len(offsets)})")
+    for argument, tensor in ((first, x), ("value", value)):
+        if tensor.dim() < 2:
+            raise ValueError(
+                f"{name}: {argument} must have at least two dimensions "
+                f"(got shape {list(tensor.shape)})"
+            )
     if x.dtype != value.dtype:
         raise TypeError(
-            f"{name}: {first} and value must have the same dtype, got {x.dtype} and {value.dtype}"
+            f"{name}: {first} and value must have one dtype (got {x.dtype} and {value.dtype})"
         )
+    if x.shape[-2] != value.shape[-2]:
+        raise ValueError(
+            f"{name}: {first} and value must have the same length N in dimension -2 "
+            f"{_got_shapes(x, value)}"
+        )
+    batch = zip(reversed(x.shape[:-2]), reversed(value.shape[:-2]), strict=False)
+    if any(size != other and 1 not in (size, other) for size, other in batch):
+        raise ValueError(
+            f"{name}: batch dimensions of {first} and value must broadcast {_got_shapes(x, value)}"
+        )
+
+
+def _got_shapes(x: Tensor, value: Tensor) -> str:
+    return f"(got shapes {list(x.shape)} and {list(value.shape)})"

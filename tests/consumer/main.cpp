@@ -1,15 +1,15 @@
 // Uses paramixer from C++: calls an operator, takes first and second gradients, and runs saved
 // models without Python.
 //
-//   consumer FOLDER     with model.pt (TorchScript) and recorded.pt; model.pt2 (AOTInductor) is run
-//   when it is there
+//   consumer FOLDER [--aot-inductor]
+//
+// FOLDER holds model.pt (TorchScript), recorded.pt and, when asked for, model.pt2 (AOTInductor).
 
 #include <paramixer/paramixer.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/script.h>
 #include <torch/torch.h>
 
-#include <filesystem>
 #include <iostream>
 
 namespace {
@@ -56,7 +56,6 @@ void torchscript(const std::string& folder, const Recorded& recorded) {
 }
 
 void aot_inductor(const std::string& folder, const Recorded& recorded) {
-  if (!std::filesystem::exists(folder + "/model.pt2")) return;
   torch::inductor::AOTIModelPackageLoader loader(folder + "/model.pt2");
   const auto output = loader.run({recorded.input})[0];
   require(torch::allclose(output, recorded.output, 1e-4, 1e-5), "AOTInductor model");
@@ -65,8 +64,9 @@ void aot_inductor(const std::string& folder, const Recorded& recorded) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::cerr << "usage: consumer FOLDER\n";
+  const bool with_aot_inductor = argc == 3 && std::string(argv[2]) == "--aot-inductor";
+  if (argc != 2 && !with_aot_inductor) {
+    std::cerr << "usage: consumer FOLDER [--aot-inductor]\n";
     return 2;
   }
   try {
@@ -74,7 +74,7 @@ int main(int argc, char** argv) {
     const Recorded recorded(torch::jit::load(folder + "/recorded.pt"));
     operators_and_gradients();
     torchscript(folder, recorded);
-    aot_inductor(folder, recorded);
+    if (with_aot_inductor) aot_inductor(folder, recorded);
   } catch (const std::exception& error) {
     std::cerr << error.what() << '\n';
     return 1;

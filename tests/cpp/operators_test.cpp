@@ -95,7 +95,7 @@ TEST(Operators, SameBitsForAnyNumberOfThreads) {
 
 TEST(Library, SaysWhatItIs) {
   EXPECT_STRNE(paramixer::cpu_instruction_set(), "");
-  EXPECT_STREQ(PARAMIXER_VERSION, "0.1.0");
+  EXPECT_STRNE(PARAMIXER_VERSION, "");
 }
 
 }  // namespace

@@ -37,6 +37,11 @@ def readable(mangled: str) -> str:
     return f"{name} {DTYPES[match['dtype']]} x{match['width']} {bits}-bit"
 
 
+def number(architecture: str) -> int:
+    """90 for "sm_90" and "sm_90a"."""
+    return int(re.sub(r"\D", "", architecture))
+
+
 def main(objects: list[str]) -> int:
     """Prints the table; returns the exit status."""
     registers: dict[str, dict[str, int]] = defaultdict(dict)
@@ -57,7 +62,7 @@ def main(objects: list[str]) -> int:
                 )
     if not registers:
         faults.append("no object file of a kernel was given")
-    architectures = sorted({a for row in registers.values() for a in row}, key=lambda a: int(a[3:]))
+    architectures = sorted({a for row in registers.values() for a in row}, key=number)
     print(f"{'registers':40}", *(f"{a:>7}" for a in architectures))
     for name, row in sorted(registers.items()):
         print(f"{name:40}", *(f"{row.get(a, '-'):>7}" for a in architectures))

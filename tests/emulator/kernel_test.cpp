@@ -21,7 +21,6 @@ Bytes emulate(Instance<T>& instance, Kernel kernel, const LaunchShape& shape, si
   instance.poison_outputs();
   const simt::Config config{.grid = {static_cast<unsigned>(shape.blocks)},
                             .block = {static_cast<unsigned>(shape.threads)},
-                            .shared_bytes = static_cast<size_t>(shape.shared_bytes),
                             .order = order};
   cuda::with_kernel<T>(kernel, instance.problem(), shape, [&](auto function, auto arguments) {
     simt::launch(config, [&] { function(arguments); });
@@ -34,11 +33,11 @@ class KernelTest : public ::testing::Test {
  protected:
   static LaunchShape shape_of(const Instance<T>& instance, Kernel kernel,
                               const LaunchLimits& limits = {}) {
-    return cuda::launch_shape(kernel, kDType<T>, instance.problem(), limits);
+    return cuda::launch_shape(kernel, sizeof(T), instance.problem(), limits);
   }
 
-  // What the launch would run, and the variants of larger and of unaligned tensors, in three orders
-  // of threads.
+  // What the launch would run, and the variants of larger and of unaligned tensors, with threads in
+  // three orders.
   static void run(Instance<T>& instance, Kernel kernel) {
     SCOPED_TRACE(name_of(kernel));
     const LaunchShape shape = shape_of(instance, kernel);

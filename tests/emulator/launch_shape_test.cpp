@@ -28,8 +28,7 @@ Problem contiguous(int64_t batch, int64_t length, int64_t channels, int links) {
 }
 
 TEST(LaunchShapeTest, OneThreadPerAccessWhenTheGridIsSmallEnough) {
-  const LaunchShape shape =
-      launch_shape(Kernel::kMix, DType::kFloat32, contiguous(8, 1024, 128, 3));
+  const LaunchShape shape = launch_shape(Kernel::kMix, sizeof(float), contiguous(8, 1024, 128, 3));
   EXPECT_EQ(shape.width, 4);
   EXPECT_EQ(shape.vectors, 32);
   EXPECT_EQ(shape.threads, Traits::kThreads);
@@ -41,7 +40,7 @@ TEST(LaunchShapeTest, GridEndsWhereBlocksStartToLoop) {
   for (const Kernel kernel :
        {Kernel::kMix, Kernel::kMixTranspose, Kernel::kLinkDot, Kernel::kMixBackward}) {
     const LaunchShape shape =
-        launch_shape(kernel, DType::kBFloat16, contiguous(1, int64_t{1} << 36, 128, 3));
+        launch_shape(kernel, sizeof(BFloat16), contiguous(1, int64_t{1} << 36, 128, 3));
     EXPECT_EQ(shape.blocks, Traits::kMaxBlocks);
     EXPECT_TRUE(shape.wide_index);
   }
@@ -49,7 +48,7 @@ TEST(LaunchShapeTest, GridEndsWhereBlocksStartToLoop) {
 
 TEST(LaunchShapeTest, IndicesAreWideOnlyWhereSomethingDoesNotFit) {
   const auto wide = [](const Problem& problem, Kernel kernel) {
-    return launch_shape(kernel, DType::kFloat32, problem).wide_index;
+    return launch_shape(kernel, sizeof(float), problem).wide_index;
   };
   const int64_t fits = Traits::kMaxIndex32 / 64;
   EXPECT_FALSE(wide(contiguous(1, fits, 64, 3), Kernel::kMix));
@@ -71,7 +70,7 @@ TEST(LaunchShapeTest, IndicesAreWideOnlyWhereSomethingDoesNotFit) {
 TEST(LaunchShapeTest, VectorsNeedAlignmentEverywhere) {
   const Problem aligned = contiguous(2, 16, 64, 3);
   const auto width = [](const Problem& problem, Kernel kernel = Kernel::kMix) {
-    return launch_shape(kernel, DType::kFloat32, problem).width;
+    return launch_shape(kernel, sizeof(float), problem).width;
   };
   EXPECT_EQ(width(aligned), 4);
   EXPECT_EQ(width(contiguous(2, 16, 66, 3)), 1);
@@ -99,17 +98,17 @@ TEST(LaunchShapeTest, VectorsNeedAlignmentEverywhere) {
 }
 
 TEST(LaunchShapeTest, ShortRowsShareABlock) {
-  const auto lanes = [](int64_t channels, DType dtype) {
-    return launch_shape(Kernel::kLinkDot, dtype, contiguous(1, 64, channels, 3)).lanes;
+  const auto lanes = [](int64_t channels, int bytes) {
+    return launch_shape(Kernel::kLinkDot, bytes, contiguous(1, 64, channels, 3)).lanes;
   };
-  EXPECT_EQ(lanes(0, DType::kFloat32), 1);
-  EXPECT_EQ(lanes(1, DType::kFloat32), 1);
-  EXPECT_EQ(lanes(3, DType::kFloat32), 4);
-  EXPECT_EQ(lanes(16, DType::kFloat32), 4);
-  EXPECT_EQ(lanes(128, DType::kFloat32), 8);
-  EXPECT_EQ(lanes(129, DType::kFloat32), 32);
-  EXPECT_EQ(lanes(129, DType::kFloat64), 16);
-  EXPECT_EQ(lanes(129, DType::kBFloat16), 32);
+  EXPECT_EQ(lanes(0, sizeof(float)), 1);
+  EXPECT_EQ(lanes(1, sizeof(float)), 1);
+  EXPECT_EQ(lanes(3, sizeof(float)), 4);
+  EXPECT_EQ(lanes(16, sizeof(float)), 4);
+  EXPECT_EQ(lanes(128, sizeof(float)), 8);
+  EXPECT_EQ(lanes(129, sizeof(float)), 32);
+  EXPECT_EQ(lanes(129, sizeof(double)), 16);
+  EXPECT_EQ(lanes(129, sizeof(BFloat16)), 32);
 }
 
 }  // namespace

@@ -58,8 +58,7 @@ class Context {
  public:
   void start(char* stack, void (*entry)()) {
     constexpr int kSavedRegisters = 6;
-    // `ret` finds the entry here and leaves the stack as a call would: 8 bytes below a multiple
-    // of 16.
+    // `ret` finds the entry here and leaves the stack as a call would: a multiple of 16, less 8.
     void** top = reinterpret_cast<void**>(stack + kStackBytes - 16);
     *top = reinterpret_cast<void*>(entry);
     stack_pointer_ = top - kSavedRegisters;

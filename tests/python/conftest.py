@@ -1,7 +1,15 @@
 """Shared fixtures: every test starts from the same seed."""
 
+import os
+
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples in every run of continuous integration.
+settings.register_profile("ci", derandomize=True)
+if "CI" in os.environ:
+    settings.load_profile("ci")
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 import paramixer
 import pytest
 import torch
-from support import OPERATOR_IDS, OPERATORS, forward_and_gradients
+from support import LAYOUTS, OPERATOR_IDS, OPERATORS, forward_and_gradients
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
@@ -62,6 +62,9 @@ def test_opcheck(operator, requires_grad):
     torch.library.opcheck(operator.overload, (*operands, OFFSETS))
     broadcast = double_operands(operator, ((3, 1), (2,)), requires_grad)
     torch.library.opcheck(operator.overload, (*broadcast, OFFSETS))
+    strided = [LAYOUTS["channel_sliced"](o.detach()).bfloat16() for o in operands]
+    strided = [o.requires_grad_(requires_grad) for o in strided]
+    torch.library.opcheck(operator.overload, (*strided, OFFSETS), rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
@@ -104,6 +107,33 @@ def test_functorch(operator):
     )
     nested = lambda f: grad(lambda a: grad(f)(a, second).square().sum())(first)
     assert_same(nested(loss), nested(oracle_loss))
+
+
+@per_operator
+@pytest.mark.parametrize("outer", [jacrev, jacfwd])
+@pytest.mark.parametrize("inner", [jacrev, jacfwd])
+def test_jacobians_of_a_tensor(operator, outer, inner):
+    """Of every element of the result, so that gradients are taken under a mapped dimension."""
+    first, second = operator.operands((2,), 4, 2, len(OFFSETS), dtype=torch.float64)
+    function = lambda a, b: operator.function(a, b, OFFSETS).sin()
+    oracle = lambda a, b: operator.oracle(a, b, OFFSETS).sin()
+    actual = inner(function, (0, 1))(first, second)
+    torch.testing.assert_close(actual, inner(oracle, (0, 1))(first, second))
+    actual = outer(inner(function, (0, 1)))(first, second)
+    torch.testing.assert_close(actual, outer(inner(oracle, (0, 1)))(first, second))
+
+
+@per_operator
+def test_vmap_of_jacrev_and_of_vjp(operator):
+    first, second = operator.operands((3, 2), 4, 2, len(OFFSETS), dtype=torch.float64)
+    function = lambda a, b: operator.function(a, b, OFFSETS).sin()
+    oracle = lambda a, b: operator.oracle(a, b, OFFSETS).sin()
+    actual = vmap(jacrev(function, (0, 1)))(first, second)
+    torch.testing.assert_close(actual, vmap(jacrev(oracle, (0, 1)))(first, second))
+    result, pull = vjp(function, first, second)
+    vectors = torch.randn(5, *result.shape, dtype=torch.float64)
+    expected = vmap(vjp(oracle, first, second)[1])(vectors)
+    torch.testing.assert_close(vmap(pull)(vectors), expected)
 
 
 @per_operator

@@ -37,7 +37,8 @@ WRONG_SHAPES = [
     ("link_dot", (V, (2, 5, 6)), OFFSETS, "link_dot: grad and value must have the same number of"),
     ("link_dot", (V, (2, 7, 4)), OFFSETS, "link_dot: grad and value must have the same length N"),
     ("link_dot", (V, V), [], "link_dot: offsets must hold 1 to 64 links"),
-    ("mix_backward", (V, W, (2, 5, 9)), OFFSETS, "mix_backward: grad must have the shape of mix"),
+    ("mix_backward", (V[1:], W, V), OFFSETS, "mix_backward: grad must have the shape of mix"),
+    ("mix_backward", ((2, 5, 9), W, V), OFFSETS, "mix_backward: grad and value must have the same"),
     ("mix_backward", (V, (2, 5, 2), V), OFFSETS, "mix_backward: weight must have one column per"),
 ]
 
@@ -50,9 +51,8 @@ def test_shapes_and_values(device, name, shapes, offsets, message):
     operands = tensors(device, *shapes)
     with pytest.raises(ValueError, match=message):
         getattr(OPS, name)(*operands, offsets)
-    if name != "mix_backward":  # under autograd it is the two operators it stands for
-        with pytest.raises(ValueError, match=message):
-            getattr(OPS, name)(*(o.requires_grad_() for o in operands), offsets)
+    with pytest.raises(ValueError, match=message):
+        getattr(OPS, name)(*(o.requires_grad_() for o in operands), offsets)
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)

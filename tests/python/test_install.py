@@ -9,7 +9,7 @@ from pathlib import Path
 import paramixer
 import pytest
 import torch
-from paramixer import _build, _load
+from paramixer import _build, _load, info
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,6 +68,24 @@ def test_info():
     assert _load.cpu_instruction_set() in process.stdout
 
 
+@pytest.mark.parametrize(
+    ("capability", "architectures", "runs"),
+    [
+        ((9, 0), "80-real;90-real;100-real;120", True),
+        ((8, 9), "80-real;90-real;100-real;120", True),
+        ((7, 5), "80-real;90-real;100-real;120", False),
+        ((11, 0), "80-real;90-real;100-real;120", False),
+        ((12, 1), "80-real;90-real;100-real;120", True),
+        ((13, 0), "80-real;90-real;100-real;120", True),
+        ((13, 0), "80-real;90-real", False),
+        ((9, 0), "80-virtual", True),
+        ((9, 0), "", False),
+    ],
+)
+def test_which_gpus_are_usable(capability, architectures, runs):
+    assert info.runs_on(capability, architectures) is runs
+
+
 def test_paths_for_cpp():
     assert (
         Path(paramixer.utils.cmake_prefix_path) / "Paramixer" / "ParamixerConfig.cmake"
@@ -85,7 +103,9 @@ def test_installed_cmake_package_names_no_build_folder():
 def wheel(tmp_path_factory):
     """A wheel built as a user would, in the build tree that is there."""
     folder = tmp_path_factory.mktemp("wheel")
-    process = run("-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-w", folder, ROOT)
+    cuda = "ON" if paramixer.has_cuda() else "OFF"  # as this one was built: nothing is compiled
+    command = ("-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-w", folder, ROOT)
+    process = run(*command, PARAMIXER_CUDA=cuda)
     assert process.returncode == 0, process.stdout + process.stderr
     (file,) = folder.glob("paramixer-*.whl")
     return file
@@ -106,7 +126,9 @@ def test_wheel_contents(wheel):
     ):
         assert name in names
     assert any(name.startswith("paramixer/_C.") for name in names)
-    assert not any("test" in name for name in names)
+    modules = {n for n in names if n.endswith(".py")}
+    sources = {str(p.relative_to(ROOT / "python")) for p in (ROOT / "python").rglob("*.py")}
+    assert modules == sources
     minor = ".".join(torch.__version__.split(".")[:2])
     assert f"Requires-Dist: torch=={minor}.*" in metadata
     assert "Requires-Dist: numpy" in metadata

@@ -14,6 +14,7 @@ from support import (
     forward_and_gradients,
     relative_error,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 TILE_SIZES = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 129)
 
@@ -50,7 +51,7 @@ def test_lengths_and_chord_links(operator, dtype, length, device):
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
-@pytest.mark.parametrize("length", [2000, 4097])
+@pytest.mark.parametrize("length", [2000, 4097, 16385])
 def test_long_rings(operator, length, device):
     for offsets in (paramixer.links.cdil(length)[-1], paramixer.links.cdil(length, links=9)[5]):
         operands = operator.operands((1,), length, 33, len(offsets), device=device)
@@ -142,12 +143,64 @@ def test_heads_as_strided_views(device):
         torch.testing.assert_close(result[:, head], alone, rtol=0, atol=0)
 
 
-def test_only_wanted_gradients(device):
-    weight = torch.randn(2, 9, 3, device=device)
-    value = torch.randn(2, 9, 4, device=device, requires_grad=True)
-    paramixer.mix(weight, value, [0, 1, 2]).sum().backward()
-    assert weight.grad is None
-    assert value.grad is not None
+class CountOperators(TorchDispatchMode):
+    """Names of the operators of this library that ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "paramixer":
+            self.names.append(function._opname)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "operators"),
+    [
+        ((True, False), ["link_dot"]),
+        ((False, True), ["mix_transpose"]),
+        ((True, True), ["mix_backward"]),
+    ],
+)
+def test_only_wanted_gradients_are_computed(wanted, operators, device):
+    operands = OPERATORS[0].operands((2,), 9, 4, 3, device=device)
+    for operand, needs in zip(operands, wanted, strict=True):
+        operand.requires_grad_(needs)
+    result = paramixer.mix(*operands, [0, 1, 2])
+    with CountOperators() as counted:
+        result.sum().backward()
+    assert counted.names == operators
+    assert tuple(operand.grad is not None for operand in operands) == wanted
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+def test_only_needed_operands_are_saved(operator, device):
+    """The gradient of one operand needs the other; that one may change in between."""
+    for needs in (0, 1):
+        operands = operator.operands((2,), 9, 4, 3, device=device)
+        operands[needs].requires_grad_()
+        exact = torch.autograd.grad(operator.function(*operands, [0, 1, 2]).sum(), operands[needs])
+        result = operator.function(*operands, [0, 1, 2])
+        with torch.no_grad():
+            operands[needs].zero_()
+        torch.testing.assert_close(torch.autograd.grad(result.sum(), operands[needs]), exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_results_beyond_the_caches(dtype, device):
+    """Large ones take another way to memory, on any number of threads."""
+    weight, value = OPERATORS[0].operands((2,), 9000, 128, 3, dtype=dtype, device=device)
+    check(OPERATORS[0], (weight, value), [0, 700, -700])
+    expected = paramixer.mix(weight, value, [0, 700, -700])
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            assert torch.equal(paramixer.mix(weight, value, [0, 700, -700]), expected)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
@@ -188,8 +241,10 @@ def test_float16_overflow_is_infinity(device):
     offsets=st.lists(st.integers(-100, 100), min_size=1, max_size=12),
     layouts=st.tuples(st.sampled_from(sorted(LAYOUTS)), st.sampled_from(sorted(LAYOUTS))),
     dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 1000),
 )
-def test_anything(operator, batch, length, channels, offsets, layouts, dtype):
+def test_anything(operator, batch, length, channels, offsets, layouts, dtype, seed):
+    torch.manual_seed(seed)
     operands = operator.operands(batch, length, channels, len(offsets), dtype=dtype)
     arranged = [LAYOUTS[name](tensor) for name, tensor in zip(layouts, operands, strict=True)]
     check(operator, arranged, offsets)

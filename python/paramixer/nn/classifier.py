@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from paramixer.nn.checks import check_sequence
+from paramixer._checks import check_choice, check_integer, check_sequence, check_size
 
 POSITIONS = ("none", "learned", "sinusoidal")
 POOLINGS = ("flatten", "mean", "first", "valid")
@@ -58,8 +58,9 @@ class SequenceClassifier(nn.Module):
     layer's values, this once.)
 
     Args:
-        mixers: modules called as mixer(x, mask), x (B, N, width). A mixer whose result has another
-            width states it as its attribute `value_width`.
+        mixers: modules called as mixer(x, mask), x (B, N, width of its input). A mixer whose result
+            has another width states it as its attribute `value_width`. Where it has attributes
+            `length` and `width`, they have to fit.
         width: embedding width E.
         length: the longest sequence N.
         classes: number of outputs.
@@ -68,8 +69,8 @@ class SequenceClassifier(nn.Module):
         padding_idx: token whose embedding is zero at first and gets no gradient.
         positions: "none", "learned" or "sinusoidal".
         pooling: "flatten" (all rows side by side; every sequence then has N = length), "mean" (over
-            all N rows), "first" (row 0) or "valid" (mean over the rows where mask is True, without
-            a mask over all).
+            all N rows), "first" (row 0) or "valid" (mean over the rows where mask is True, zero
+            where there are none; without a mask over all).
         head_hidden: hidden width of a head Linear-GELU-Linear; default a single linear layer.
         links_from: "layer": a mixer computes its links from its own input. "embedding": from the
             embedded input, which it is given as `source`.
@@ -78,13 +79,16 @@ class SequenceClassifier(nn.Module):
         dropout: probability of dropout on every mixer's result, so also right before the pooling.
 
     Shapes:
-        input as above; mask (B, N), bool, True where valid; result (B, classes). With a mask, what
+        input as above, N >= 1; mask (B, N), bool, True where valid; result (B, classes). With a mask, what
         padding holds does not change the result (for pooling "first" row 0 has to be valid).
 
     Raises:
-        ValueError: at construction when an argument is out of range or contradicts another; in the
-            call when the input has the wrong shape, N > length, or N != length with "flatten".
-        TypeError: in the call when the mask is not bool.
+        ValueError: at construction when an argument is out of range or contradicts another, or a
+            mixer states a `length` below this one or another `width` than its input has; in the
+            call when the input has the wrong shape, N > length, N = 0, or N != length with
+            "flatten".
+        TypeError: at construction when a size is not an integer; in the call when tokens are not
+            int64 or int32, real values are not floating or the mask is not bool.
     """
 
     # Constants to TorchScript, which then leaves out the branch that is not taken: a mixer without
@@ -112,24 +116,26 @@ class SequenceClassifier(nn.Module):
         super().__init__()
         self.mixers = nn.ModuleList(mixers)
         if len(self.mixers) == 0:
-            raise ValueError("SequenceClassifier: mixers must hold at least one module, got none")
-        _check_choice("positions", positions, POSITIONS)
-        _check_choice("pooling", pooling, POOLINGS)
-        _check_choice("links_from", links_from, LINKS_FROM)
+            raise ValueError("SequenceClassifier: mixers must hold at least one module (got 0)")
+        check_choice("SequenceClassifier", "positions", positions, POSITIONS)
+        check_choice("SequenceClassifier", "pooling", pooling, POOLINGS)
+        check_choice("SequenceClassifier", "links_from", links_from, LINKS_FROM)
+        width = check_size("SequenceClassifier", "width", width)
+        length = check_size("SequenceClassifier", "length", length)
         self.width = width
         self.length = length
         self.pooling = pooling
         self.links_from_embedding = links_from == "embedding"
         self.norm = norm
-        self.input_dims = 3 if vocabulary is None else 2
+        self.features = features or 0
         self.embedding = _embedding(width, vocabulary, features, padding_idx)
         self.positions = _positions(positions, length, width)
         self.embedding_dropout = nn.Dropout(embedding_dropout)
-        widths = [int(getattr(mixer, "value_width", width)) for mixer in self.mixers]
+        widths = _result_widths(self.mixers, width, length, self.links_from_embedding)
         if norm and set(widths) != {width}:
             raise ValueError(
-                f"SequenceClassifier: norm adds every mixer's result to its input, which "
-                f"needs width {width}, got {widths}"
+                "SequenceClassifier: mixers must have results of the width of their input for norm "
+                f"(got widths {widths} and {width})"
             )
         self.norms = nn.ModuleList(
             nn.LayerNorm(width) if norm else nn.Identity() for _ in self.mixers
@@ -142,6 +148,8 @@ class SequenceClassifier(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens (B, N) or real values (B, N, F) to (B, classes)."""
+        self._check(x, mask)
+        self._check_pooled(x.shape[1])
         return self.head(self._pool(self.encode(x, mask), mask))
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -167,11 +175,6 @@ class SequenceClassifier(nn.Module):
 
     def _pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if self.pooling == "flatten":
-            if x.shape[1] != self.length:
-                raise ValueError(
-                    f"SequenceClassifier: pooling flatten needs N = length = {self.length}, got "
-                    f"N = {x.shape[1]}"
-                )
             return x.flatten(1)
         if self.pooling == "first":
             return x[:, 0]
@@ -180,10 +183,36 @@ class SequenceClassifier(nn.Module):
         return x.mean(1)
 
     def _check(self, x: Tensor, mask: Tensor | None) -> None:
-        if x.dim() != self.input_dims:
-            expected = "tokens (B, N)" if self.input_dims == 2 else "values (B, N, features)"
-            raise ValueError(f"SequenceClassifier: x must be {expected}, got {list(x.shape)}")
+        if self.features == 0:
+            if x.dim() != 2:
+                raise ValueError(
+                    f"SequenceClassifier: x must be tokens (B, N) (got shape {list(x.shape)})"
+                )
+            if x.dtype != torch.int64 and x.dtype != torch.int32:
+                raise TypeError(
+                    f"SequenceClassifier: x must be int64 or int32 tokens (got {x.dtype})"
+                )
+        else:
+            if x.dim() != 3 or x.shape[2] != self.features:
+                raise ValueError(
+                    f"SequenceClassifier: x must be values (B, N, {self.features}) "
+                    f"(got shape {list(x.shape)})"
+                )
+            if not x.is_floating_point():
+                raise TypeError(f"SequenceClassifier: x must be floating (got {x.dtype})")
         check_sequence("SequenceClassifier", x, mask, self.length)
+
+    def _check_pooled(self, rows: int) -> None:
+        if self.pooling == "flatten":
+            if rows != self.length:
+                raise ValueError(
+                    f"SequenceClassifier: x must have N = length = {self.length} for pooling "
+                    f"flatten (got N = {rows})"
+                )
+        elif rows == 0:
+            raise ValueError(
+                f"SequenceClassifier: x must have N >= 1 for pooling {self.pooling} (got N = 0)"
+            )
 
     def extra_repr(self) -> str:
         """What `print` shows besides the submodules."""
@@ -198,31 +227,54 @@ def _zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x.masked_fill(~mask.unsqueeze(2), 0)
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"SequenceClassifier: {name} must be one of {choices}, got {value!r}")
+def _result_widths(
+    mixers: Iterable[nn.Module], width: int, length: int, links_from_embedding: bool
+) -> list[int]:
+    """The width of every mixer's result; raises where a mixer's length or width does not fit."""
+    results: list[int] = []
+    for index, mixer in enumerate(mixers):
+        inputs = {results[-1] if results else width}
+        if links_from_embedding:
+            inputs.add(width)
+        stated = getattr(mixer, "width", None)
+        if stated is not None and inputs != {stated}:
+            raise ValueError(
+                f"SequenceClassifier: mixers[{index}] must have the width of its input "
+                f"(got width {stated} and input of width {' and '.join(map(str, sorted(inputs)))})"
+            )
+        longest = getattr(mixer, "length", length)
+        if longest < length:
+            raise ValueError(
+                f"SequenceClassifier: mixers[{index}] must take sequences of length {length} "
+                f"(got length {longest})"
+            )
+        results.append(int(getattr(mixer, "value_width", results[-1] if results else width)))
+    return results
 
 
 def _embedding(
     width: int, vocabulary: int | None, features: int | None, padding_idx: int | None
 ) -> nn.Module:
     if vocabulary is not None and features is None:
-        if padding_idx is not None and not -vocabulary <= padding_idx < vocabulary:
-            raise ValueError(
-                f"SequenceClassifier: padding_idx must be one of the {vocabulary} tokens, got "
-                f"{padding_idx}"
-            )
+        vocabulary = check_size("SequenceClassifier", "vocabulary", vocabulary)
+        if padding_idx is not None:
+            padding_idx = check_integer("SequenceClassifier", "padding_idx", padding_idx)
+            if not -vocabulary <= padding_idx < vocabulary:
+                raise ValueError(
+                    f"SequenceClassifier: padding_idx must be one of the {vocabulary} tokens "
+                    f"(got {padding_idx})"
+                )
         return nn.Embedding(vocabulary, width, padding_idx=padding_idx)
     if features is None or vocabulary is not None:
         raise ValueError(
-            "SequenceClassifier: exactly one of vocabulary and features must be given, got "
-            f"vocabulary {vocabulary} and features {features}"
+            "SequenceClassifier: exactly one of vocabulary and features must be given "
+            f"(got vocabulary {vocabulary} and features {features})"
         )
     if padding_idx is not None:
         raise ValueError(
-            f"SequenceClassifier: padding_idx needs a vocabulary, got padding_idx {padding_idx}"
+            f"SequenceClassifier: padding_idx must be None without vocabulary (got {padding_idx})"
         )
-    return nn.Linear(features, width)
+    return nn.Linear(check_size("SequenceClassifier", "features", features), width)
 
 
 def _positions(kind: str, length: int, width: int) -> nn.Module:
@@ -234,6 +286,8 @@ def _positions(kind: str, length: int, width: int) -> nn.Module:
 
 
 def _head(in_features: int, hidden: int | None, classes: int) -> nn.Module:
+    classes = check_size("SequenceClassifier", "classes", classes)
     if hidden is None:
         return nn.Linear(in_features, classes)
+    hidden = check_size("SequenceClassifier", "head_hidden", hidden)
     return nn.Sequential(nn.Linear(in_features, hidden), nn.GELU(), nn.Linear(hidden, classes))

@@ -23,11 +23,11 @@ def dense_map(
         A, (B, N, N), and (B, H, N, N) with several heads. Takes memory for it: meant for small N.
 
     Raises:
-        TypeError: `module` is not a Paramixer, or mask is not bool.
+        TypeError: `module` is not a Paramixer, x is not floating, or mask is not bool.
         ValueError: x or mask has the wrong shape.
     """
     if not isinstance(module, Paramixer):
-        raise TypeError(f"dense_map: module must be a Paramixer, got {type(module).__name__}")
+        raise TypeError(f"dense_map: module must be a Paramixer (got {type(module).__name__})")
     weight = module.head_weights(x, mask)
     identity = torch.eye(x.shape[1], dtype=weight.dtype, device=weight.device)
     identity = identity.expand(weight.shape[0], weight.shape[1], -1, -1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramixer import links as protocols
-from paramixer.nn.checks import check_sequence
-
-RESIDUALS = ("none", "previous", "initial")
+from paramixer._checks import check_choice, check_offsets, check_sequence, check_size
+from paramixer.reference import RESIDUALS
 
 
 def apply_chain(weight: Tensor, value: Tensor, offsets: list[list[int]], residual: str) -> Tensor:
@@ -108,9 +106,10 @@ class Paramixer(nn.Module):
         valid row. The ring still spans all N rows.
 
     Raises:
-        ValueError: at construction when an argument is out of range; in the call when x, mask or
-            source has the wrong shape or N > length.
-        TypeError: in the call when mask is not bool.
+        ValueError: at construction when an argument is out of range or an offset does not fit into
+            64 bits; in the call when x, mask or source has the wrong shape or N > length.
+        TypeError: at construction when a size or an offset is not an integer; in the call when x or
+            source is not floating or mask is not bool.
     """
 
     def __init__(
@@ -129,19 +128,18 @@ class Paramixer(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
+        width = check_size("Paramixer", "width", width)
+        length = check_size("Paramixer", "length", length)
         value_width = width if value_width is None else value_width
-        hidden = width if hidden is None else hidden
-        sizes = {"width": width, "value_width": value_width, "hidden": hidden, "heads": heads}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"Paramixer: {name} must be at least 1, got {size}")
+        value_width = check_size("Paramixer", "value_width", value_width)
+        hidden = check_size("Paramixer", "hidden", width if hidden is None else hidden)
+        heads = check_size("Paramixer", "heads", heads)
         if value_width % heads != 0:
             raise ValueError(
-                f"Paramixer: heads must divide value_width, got heads {heads} and value_width "
-                f"{value_width}"
+                f"Paramixer: heads must divide value_width (got heads {heads} and value_width "
+                f"{value_width})"
             )
-        if residual not in RESIDUALS:
-            raise ValueError(f"Paramixer: residual must be one of {RESIDUALS}, got {residual!r}")
+        check_choice("Paramixer", "residual", residual, RESIDUALS)
         self.width = width
         self.length = length
         self.value_width = value_width
@@ -164,11 +162,14 @@ class Paramixer(nn.Module):
         """Mixes x (B, N, E) into (B, N, C); see the class for mask and source."""
         if source is None:
             source = x
-        self._check(x, mask)
+        else:
+            self._check("source", source)
+        self._check("x", x)
+        check_sequence("Paramixer", x, mask, self.length)
         if source.shape[:2] != x.shape[:2]:
             raise ValueError(
-                "Paramixer: source must have the batch and length of x, got "
-                f"{list(source.shape)} and {list(x.shape)}"
+                "Paramixer: source must have the batch and length of x "
+                f"(got shapes {list(source.shape)} and {list(x.shape)})"
             )
         if mask is not None:
             # Beyond the rows zeroed below: gradients stay finite where padding is not.
@@ -190,17 +191,19 @@ class Paramixer(nn.Module):
 
         Raises:
             ValueError: x has the wrong shape or N > length.
+            TypeError: x is not floating.
         """
         weight = self.head_weights(x, None)
         return weight.squeeze(1) if self.heads == 1 else weight
 
-    def head_weights(self, source: Tensor, mask: Tensor | None) -> Tensor:
+    def head_weights(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The links (B, H, N, M, K) of every head, zero in the rows the mask (B, N) excludes."""
-        self._check(source, mask)
+        self._check("x", x)
+        check_sequence("Paramixer", x, mask, self.length)
         if mask is not None:
-            source = source.masked_fill(~mask.unsqueeze(2), 0)
-        batch, length = source.shape[0], source.shape[1]
-        inner = self.link_hidden(source).reshape(batch * length, self.factors, self.hidden)
+            x = x.masked_fill(~mask.unsqueeze(2), 0)
+        batch, length = x.shape[0], x.shape[1]
+        inner = self.link_hidden(x).reshape(batch * length, self.factors, self.hidden)
         # One contiguous block a factor: on CPU the batched product over strided blocks takes up to
         # twice as long, its gradient 1.4 times, this copy included.
         inner = F.gelu(inner.transpose(0, 1).contiguous())
@@ -211,10 +214,13 @@ class Paramixer(nn.Module):
             weight = weight.masked_fill(~mask[:, None, :, None, None], 0)
         return weight
 
-    def _check(self, x: Tensor, mask: Tensor | None) -> None:
+    def _check(self, name: str, x: Tensor) -> None:
         if x.dim() != 3 or x.shape[2] != self.width:
-            raise ValueError(f"Paramixer: x must be (B, N, {self.width}), got {list(x.shape)}")
-        check_sequence("Paramixer", x, mask, self.length)
+            raise ValueError(
+                f"Paramixer: {name} must be (B, N, {self.width}) (got shape {list(x.shape)})"
+            )
+        if not x.is_floating_point():
+            raise TypeError(f"Paramixer: {name} must be floating (got {x.dtype})")
 
     def extra_repr(self) -> str:
         """What `print` shows besides the submodules."""
@@ -247,20 +253,25 @@ def _offsets(
         return protocols.cdil(length, factors, 3 if links is None else links)
     if isinstance(protocol, str):
         raise ValueError(
-            f'Paramixer: protocol must be "chord", "cdil" or lists of offsets, got {protocol!r}'
+            f'Paramixer: protocol must be "chord", "cdil" or lists of offsets (got {protocol!r})'
         )
-    if length < 1:
-        raise ValueError(f"Paramixer: length must be at least 1, got {length}")
     if factors is not None or links is not None:
         raise ValueError(
-            f"Paramixer: factors and links follow from a protocol given as lists of offsets, got "
-            f"factors {factors} and links {links}"
+            "Paramixer: factors and links must be None for a protocol given as lists of offsets "
+            f"(got factors {factors} and links {links})"
         )
-    offsets = [[operator.index(offset) for offset in factor] for factor in protocol]
+    offsets = check_offsets("Paramixer", "protocol", protocol)
     counts = sorted({len(factor) for factor in offsets})
     if len(counts) != 1 or not 1 <= counts[0] <= protocols.MAX_LINKS:
         raise ValueError(
-            f"Paramixer: protocol must hold at least one factor, all with the same number of "
-            f"offsets between 1 and {protocols.MAX_LINKS}, got {len(offsets)} with {counts} offsets"
+            "Paramixer: protocol must hold at least one factor, all with the same number of offsets, "
+            f"1 to {protocols.MAX_LINKS} (got {len(offsets)} factors with {counts} offsets)"
+        )
+    bound = 2 ** (protocols.OFFSET_BITS - 1)
+    beyond = [o for factor in offsets for o in factor if not -bound <= o < bound]
+    if beyond:
+        raise ValueError(
+            f"Paramixer: protocol must hold offsets of at most {protocols.OFFSET_BITS} bits "
+            f"(got {beyond[0]})"
         )
     return offsets
