@@ -1,8 +1,8 @@
 # Decides PARAMIXER_WITH_CUDA from PARAMIXER_CUDA, and says why in PARAMIXER_CUDA_DECISION. It never asks whether a GPU
 # is present: what is built here may run elsewhere.
 #
-# nvcc is looked for in CUDA_HOME, CUDA_PATH, on PATH and in /usr/local/cuda, in this order. As for everything that
-# CMake looks for, CMAKE_IGNORE_PATH names folders to pass over: -DCMAKE_IGNORE_PATH=/usr/local/cuda/bin hides a toolkit.
+# nvcc is looked for in CUDA_HOME, CUDA_PATH, on PATH and in /usr/local/cuda, in this order. Folders listed in
+# CMAKE_IGNORE_PATH are passed over: -DCMAKE_IGNORE_PATH=/usr/local/cuda/bin hides that toolkit.
 
 string(TOUPPER "${PARAMIXER_CUDA}" _wanted)
 if(NOT _wanted MATCHES "^(AUTO|ON|OFF)$")
@@ -10,7 +10,8 @@ if(NOT _wanted MATCHES "^(AUTO|ON|OFF)$")
 endif()
 
 # Not cached: a toolkit may come and go between two runs in one build tree.
-find_program(_nvcc nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin NO_CACHE)
+find_program(_nvcc nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin
+             NO_CMAKE_SYSTEM_PATH NO_CACHE)
 set(_version "")
 if(_nvcc)
   execute_process(COMMAND ${_nvcc} --version OUTPUT_VARIABLE _text ERROR_QUIET)

@@ -1,11 +1,9 @@
-// One sparse factor as the kernels see it: sizes, strides, offsets and raw pointers, passed by
-// value.
+// One sparse factor as the kernels see it: sizes, strides, offsets and pointers, passed by value.
 //
 //   mix:            result[i,c] = sum_k weight[i,k] value[(i + o_k) mod N, c]
 //   mix_transpose:  result[j,c] = sum_k weight[(j - o_k) mod N, k] value[(j - o_k) mod N, c]
 //   link_dot:       dots[i,k]   = sum_c grad[i,c] value[(i + o_k) mod N, c]
-//   mix_backward:   dots as link_dot, and result[j,c] = sum_k weight[(j - o_k) mod N, k] grad[(j -
-//   o_k) mod N, c]
+//   mix_backward:   dots as link_dot, and result as mix_transpose with grad in place of value
 //
 // Torch-free; compiles for host and device.
 #pragma once

@@ -5,16 +5,14 @@
 // Each row of a result is a sum over K links of rows of the ring. Within a stretch of rows in which
 // no link passes the end of the ring, link k is a constant distance in memory, so the inner loops
 // hold neither a division nor a branch:
-//   - channels go in blocks of L lanes, kBlocks blocks at a time held in registers over all K
-//   links;
-//   - the last, incomplete block is laid over the one before it (channels D-L .. D-1), so no masks
-//   are needed;
-//   - D < 16 takes narrower blocks (8, 4 or 1 lanes).
-// Traffic per row: mix reads D (each row of the ring comes from memory once, K-1 times from a cache
-// if it holds the links' reach) + K, writes D. Results larger than kStreamBytes are written past
-// the caches, which saves reading what is overwritten. Products are summed in Accumulate<T> in the
-// order of the links, with fused multiply-adds where the instruction set has them, and rounded
-// once.
+//   - channels go in blocks of L lanes, kBlocks of them at a time in registers over all K links;
+//   - the last, incomplete block lies over the one before it (channels D-L .. D-1), so that no load
+//     and no store is partial;
+//   - D < 16 takes narrower blocks (8, 4 or 1 lanes), a number known to the compiler.
+// Traffic per row: mix reads D + K and writes D elements, when a cache holds the links' reach.
+// Results of at least kStreamBytes are written past the caches, which saves reading what is
+// overwritten. Products are summed in Accumulate<T> in the order of the links, with fused
+// multiply-adds where the instruction set has them, and rounded once.
 
 #include <type_traits>
 
@@ -27,31 +25,33 @@ namespace {
 #include "cpu/vector.h"
 
 constexpr int kBlocks = 4;
-template <typename T>
-constexpr int kWidest = 64 / sizeof(Accumulate<T>);  // lanes: 16 float or 8 double
-constexpr int64_t kStreamBytes = int64_t{8}
-                                 << 20;  // more than a core's share of the last-level cache
-constexpr int64_t kBackwardTileBytes = 16 << 10;  // rows of dOut that dV and dW read together
 
-// What turns position i into link k's element: `shift` for a row, in elements, constant over a
-// stretch of rows.
+// The widest block, in lanes: 16 float or 8 double.
+template <typename T>
+constexpr int kWidest = 64 / sizeof(Accumulate<T>);
+
+// More than a core's share of the last-level cache.
+constexpr int64_t kStreamBytes = int64_t{8} << 20;
+
+// Rows of dOut that dV and dW read together; they stay in the first-level cache.
+constexpr int64_t kBackwardTileBytes = int64_t{16} << 10;
+
+// From a row's own element to the one that link k reads, in elements.
 struct LinkDistances {
   int64_t value[kMaxLinks];
   int64_t weight[kMaxLinks];
 };
 
-// Positions [begin, end) of one batch item in which link k reads position i + shift_k; shifts in
-// (-N, N).
+// Positions [begin, end) of one batch item in which link k reads position i + shift[k], |shift| <
+// N.
 struct Stretch {
   int64_t begin;
   int64_t end;
   int64_t shift[kMaxLinks];
 };
 
-enum class Direction {
-  kForward,
-  kTransposed
-};  // link k of row i reads row i + o_k, or row i - o_k
+// Link k of row i reads row i + o_k, or row i - o_k.
+enum class Direction { kForward, kTransposed };
 
 PARAMIXER_INLINE void find_stretch(const Problem& problem, Direction direction, int64_t begin,
                                    int64_t end, Stretch& stretch) {

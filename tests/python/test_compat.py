@@ -93,6 +93,28 @@ NETWORKS = {
 }
 
 
+# The published formula, evaluated in float32, itself misses 1e-6 here on some instruction set: a
+# product of a dozen factors, or a head that sums thousands of terms of both signs, leaves float32
+# no six digits. For these twice its error is allowed.
+BEYOND_FLOAT32 = frozenset(
+    {
+        "psf-listops",
+        "psf-image",
+        "psf-pathfinder",
+        "psf-pathfinder-5",
+        "psf-genome",
+        "adding",
+        "listops",
+        "image",
+        "image-cdil",
+        "pathfinder",
+        "text",
+        "hfdna",
+        "mtcdna",
+    }
+)
+
+
 def random_state_dict(network):
     """Parameters with the published names and shapes, drawn as PyTorch's modules draw them."""
     generator = torch.Generator().manual_seed(1)
@@ -189,8 +211,9 @@ def relative(actual, expected):
     return (actual - expected).norm() / expected.norm()
 
 
-@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS.keys())
-def test_published_networks(network):
+@pytest.mark.parametrize("name", NETWORKS)
+def test_published_networks(name):
+    network = NETWORKS[name]
     torch.manual_seed(2)
     state_dict = random_state_dict(network)
     assert sum(tensor.numel() for tensor in state_dict.values()) == network.parameters
@@ -202,11 +225,11 @@ def test_published_networks(network):
         exact = published_formula(network, double, x.double() if network.features else x)
     assert logits.shape == (len(x), network.classes)
     assert logits.dtype == torch.float32
-    error = relative(logits, exact)
-    # Where a product of a dozen factors, and a head that sums thousands of terms of both signs,
-    # leave float32 itself no six digits, the formula in float32 sets the scale.
-    if error > 1e-6:
-        assert error <= 2 * relative(published_formula(network, state_dict, x), exact)
+    allowed = 1e-6
+    if name in BEYOND_FLOAT32:
+        formula = published_formula(network, state_dict, x)
+        allowed = max(allowed, 2 * relative(formula, exact).item())
+    assert relative(logits, exact) <= allowed
 
 
 SMALL = paramixer_network(
@@ -252,7 +275,7 @@ def test_positions_by_default():
     torch.testing.assert_close(load(real, state_dict, positions=None)(x), expected)
     del tokens["apc_embedding.weight"]
     load(SMALL, tokens, positions=None)
-    with pytest.raises(ValueError, match=r"must hold pos_embedding.weight, which is missing"):
+    with pytest.raises(ValueError, match=r"must hold pos_embedding.weight or apc_embedding.weight"):
         load(SMALL, tokens, positions=True)
 
 
@@ -282,29 +305,30 @@ def changed(**changes):
         ({"attention__1__fs__2__network__0__weight": None}, "attention.1.fs.2.network.0.weight"),
         ({"attention__1__fs__3__network__2__bias": None}, "attention.1.fs.3.network.2.bias"),
         ({"attention__0__g__network__0__weight": None}, "attention.0.g.network.0.weight"),
-        ({"embedding__weight": None}, "must hold embedding.weight, which is missing"),
-        ({"final__weight": None}, "must hold final.0.weight, which is missing"),
-        ({"encoder__weight": torch.zeros(1)}, "only published parameters, got encoder.weight"),
-        ({"fs__0__bias": torch.zeros(1)}, "only published parameters, got fs.0.bias"),
+        ({"embedding__weight": None}, "must hold init_linear.weight or embedding.weight"),
+        ({"final__weight": None}, r"must hold final.weight or final.0.weight \(got .* other names"),
+        ({"final__bias": None}, "must hold final.bias "),
+        ({"encoder__weight": torch.zeros(1)}, r"published parameters \(got encoder.weight\)"),
+        ({"fs__0__bias": torch.zeros(1)}, r"published parameters \(got fs.0.bias\)"),
         (
             {"attention__0__fs__1__network__2__weight": torch.zeros(7, 5)},
-            r"attention.0.fs.1.network.2.weight must have the shape \(6, 5\), got \(7, 5\)",
+            r"fs.1.network.2.weight must have the shape \[6, 5\] \(got shape \[7, 5\]\)",
         ),
         (
             {"attention__0__fs__1__network__2__bias": torch.zeros(7)},
-            r"attention.0.fs.1.network.2.bias must have the shape \(6\), got \(7,\)",
+            r"attention.0.fs.1.network.2.bias must have the shape \[6\] \(got shape \[7\]\)",
         ),
         (
             {"attention__1__g__network__0__weight": torch.zeros(5, 9)},
-            r"attention.1.g.network.0.weight must have the shape \(5, 8\), got \(5, 9\)",
+            r"attention.1.g.network.0.weight must have the shape \[5, 8\] \(got shape \[5, 9\]\)",
         ),
         (
             {"apc_embedding__weight": torch.zeros(21, 8)},
-            r"apc_embedding.weight must have the shape \(20, 8\), got \(21, 8\)",
+            r"apc_embedding.weight must have the shape \[20, 8\] \(got shape \[21, 8\]\)",
         ),
         (
             {"final__weight": torch.zeros(3, 8)},
-            r"final.weight must have the shape \(\*, 160\), got \(3, 8\)",
+            r"final.weight must have the shape \[\*, 160\] \(got shape \[3, 8\]\)",
         ),
     ],
 )
@@ -315,15 +339,25 @@ def test_state_dict_errors(changes, message):
 
 def test_argument_errors():
     state_dict = random_state_dict(SMALL)
-    with pytest.raises(ValueError, match=r"load_official: protocol must be one of .*, got 'ring'"):
+    with pytest.raises(ValueError, match=r"load_official: length must be at least 1 \(got 0\)"):
+        load(SMALL, state_dict, length=0)
+    with pytest.raises(TypeError, match=r"load_official: length must be an integer \(got 20.0\)"):
+        load(SMALL, state_dict, length=20.0)
+    with pytest.raises(
+        ValueError, match=r"load_official: protocol must be one of .* \(got 'ring'\)"
+    ):
         load(SMALL, state_dict, protocol="ring")
-    with pytest.raises(ValueError, match=r"load_official: pooling must be one of .*, got 'mean'"):
+    with pytest.raises(
+        ValueError, match=r"load_official: pooling must be one of .* \(got 'mean'\)"
+    ):
         load(SMALL, state_dict, pooling="mean")
-    with pytest.raises(ValueError, match=r"residual must be one of .*, got 'all'"):
+    with pytest.raises(
+        ValueError, match=r"load_official: residual must be one of .* \(got 'all'\)"
+    ):
         load(SMALL, state_dict, residual="all")
-    with pytest.raises(ValueError, match=r"cdil: links must be odd .*, got 6"):
+    with pytest.raises(ValueError, match=r"cdil: links must be odd.* \(got 6\)"):
         load(SMALL, state_dict, protocol="cdil")
-    with pytest.raises(ValueError, match="padding_idx must be one of the 11 tokens, got 11"):
+    with pytest.raises(ValueError, match=r"padding_idx must be one of the 11 tokens \(got 11\)"):
         load(SMALL, state_dict, padding_idx=11)
-    with pytest.raises(ValueError, match=r"final.weight must have the shape \(\*, 8\)"):
+    with pytest.raises(ValueError, match=r"final.weight must have the shape \[\*, 8\]"):
         load(SMALL, state_dict, pooling="cls")

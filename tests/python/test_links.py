@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -36,28 +37,62 @@ def test_factors_are_separate_lists():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: links.chord(0), "chord: length must be at least 1, got 0"),
-        (lambda: links.chord(8, factors=0), "chord: factors must be at least 1, got 0"),
-        (lambda: links.chord(8, links=0), "chord: links must be between 1 and 64, got 0"),
-        (lambda: links.chord(8, links=65), "chord: links must be between 1 and 64, got 65"),
-        (lambda: links.cdil(-3), "cdil: length must be at least 1, got -3"),
-        (lambda: links.cdil(8, factors=-1), "cdil: factors must be at least 1, got -1"),
-        (lambda: links.cdil(8, links=4), "cdil: links must be odd and between 1 and 64, got 4"),
-        (lambda: links.cdil(8, links=65), "cdil: links must be odd and between 1 and 64, got 65"),
-        (lambda: links.cdil(8, factors=64), "cdil: factors must keep every offset within 64 bits"),
-        (lambda: links.reach([[0, 1]], 0), "reach: length must be at least 1, got 0"),
+        (lambda: links.chord(0), "chord: length must be at least 1 (got 0)"),
+        (lambda: links.chord(8, factors=0), "chord: factors must be at least 1 (got 0)"),
+        (lambda: links.chord(8, links=0), "chord: links must be at least 1 and at most 64 (got 0)"),
+        (
+            lambda: links.chord(8, links=65),
+            "chord: links must be at least 1 and at most 64 (got 65)",
+        ),
+        (lambda: links.cdil(-3), "cdil: length must be at least 1 (got -3)"),
+        (
+            lambda: links.cdil(8, factors=-1),
+            "cdil: factors must be at least 1 and at most 63 (got -1)",
+        ),
+        (
+            lambda: links.cdil(8, links=4),
+            "cdil: links must be odd, at least 1 and at most 63 (got 4)",
+        ),
+        (
+            lambda: links.cdil(8, links=65),
+            "cdil: links must be odd, at least 1 and at most 63 (got 65)",
+        ),
+        (lambda: links.reach([[0, 1]], 0), "reach: length must be at least 1 (got 0)"),
     ],
 )
 def test_errors(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         call()
 
 
-def test_arguments_are_integers():
-    with pytest.raises(TypeError):
-        links.chord(8.0)
-    with pytest.raises(TypeError):
-        links.cdil(8, links="3")
+@pytest.mark.parametrize(("count", "most"), [(1, 63), (3, 63), (5, 62), (9, 61), (63, 59)])
+def test_cdil_offsets_fit_into_64_bits(count, most):
+    assert max(map(max, links.cdil(8, most, count))) < 2**63
+    message = f"cdil: factors must be at least 1 and at most {most} (got {most + 1})"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        links.cdil(8, most + 1, count)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: links.chord(8.0), "chord: length must be an integer (got 8.0)"),
+        (lambda: links.chord(8, factors=1.5), "chord: factors must be an integer (got 1.5)"),
+        (lambda: links.cdil(8, links="3"), "cdil: links must be an integer (got '3')"),
+        (lambda: links.reach([[0, 1]], 8.0), "reach: length must be an integer (got 8.0)"),
+        (
+            lambda: links.reach([[0, 1.5]], 8),
+            "reach: offsets must be one list of integers per factor (got [[0, 1.5]])",
+        ),
+        (
+            lambda: links.reach([0, 1], 8),
+            "reach: offsets must be one list of integers per factor (got [0, 1])",
+        ),
+    ],
+)
+def test_arguments_are_integers(call, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        call()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The oracle against dense matrices, written entry by entry."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -100,19 +102,67 @@ def test_meta_device():
     assert reference.mix(weight, value, OFFSETS).shape == (2, 5, 3)
 
 
-def test_errors():
-    weight, value = torch.zeros(5, 2), torch.zeros(5, 3)
-    with pytest.raises(ValueError, match="mix: offsets must hold at least one link, got none"):
-        reference.mix(torch.zeros(5, 0), value, [])
-    with pytest.raises(ValueError, match="mix: weight must have one column per offset"):
-        reference.mix(weight, value, [0])
-    with pytest.raises(ValueError, match=r"mix_transpose: weight and value .* same N"):
-        reference.mix_transpose(weight, torch.zeros(4, 3), [0, 1])
-    with pytest.raises(ValueError, match="link_dot: grad and value must have the same channels"):
-        reference.link_dot(weight, value, [0])
-    with pytest.raises(TypeError, match="mix: weight and value must have the same dtype"):
-        reference.mix(weight, value.double(), [0, 1])
-    with pytest.raises(ValueError, match=r"mix_chain: residual must be one of .* got 'all'"):
-        reference.mix_chain(weight.unsqueeze(1), value, [[0, 1]], "all")
-    with pytest.raises(ValueError, match=r"mix_chain: weight must be .* with M = 2 factors"):
-        reference.mix_chain(weight.unsqueeze(1), value, [[0, 1], [0, 1]])
+WEIGHT, VALUE = torch.zeros(5, 2), torch.zeros(5, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: reference.mix(torch.zeros(5, 0), VALUE, []),
+            "mix: offsets must hold at least one link (got 0)",
+        ),
+        (
+            lambda: reference.mix(WEIGHT, VALUE, [0]),
+            "mix: weight must have one column per offset (got shape [5, 2] and 1 offsets)",
+        ),
+        (
+            lambda: reference.mix(WEIGHT, VALUE[0], [0, 1]),
+            "mix: value must have at least two dimensions (got shape [3])",
+        ),
+        (
+            lambda: reference.mix_transpose(WEIGHT, VALUE[1:], [0, 1]),
+            "mix_transpose: weight and value must have the same length N in dimension -2 "
+            "(got shapes [5, 2] and [4, 3])",
+        ),
+        (
+            lambda: reference.mix(WEIGHT.expand(4, 2, 5, 2), VALUE.expand(3, 5, 3), [0, 1]),
+            "mix: batch dimensions of weight and value must broadcast "
+            "(got shapes [4, 2, 5, 2] and [3, 5, 3])",
+        ),
+        (
+            lambda: reference.link_dot(VALUE.expand(0, 5, 3), VALUE.expand(2, 5, 3), [0]),
+            "link_dot: batch dimensions of grad and value must broadcast "
+            "(got shapes [0, 5, 3] and [2, 5, 3])",
+        ),
+        (
+            lambda: reference.link_dot(WEIGHT, VALUE, [0]),
+            "link_dot: grad and value must have the same number of channels D in dimension -1 "
+            "(got shapes [5, 2] and [5, 3])",
+        ),
+        (
+            lambda: reference.mix_chain(WEIGHT.unsqueeze(1), VALUE, [[0, 1]], "all"),
+            "mix_chain: residual must be one of ('none', 'previous', 'initial') (got 'all')",
+        ),
+        (
+            lambda: reference.mix_chain(WEIGHT.unsqueeze(1), VALUE, [[0, 1], [0, 1]]),
+            "mix_chain: weight must be (*, N, M, K) with M = 2 factors (got shape [5, 1, 2])",
+        ),
+        (
+            lambda: reference.mix_chain(
+                WEIGHT.expand(2, 5, 2).unsqueeze(2), VALUE.expand(3, 5, 3), [[0, 1]]
+            ),
+            "mix_chain: batch dimensions of weight and value must broadcast "
+            "(got shapes [2, 5, 2] and [3, 5, 3])",
+        ),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+def test_mixed_dtypes():
+    message = r"mix: weight and value must have one dtype \(got torch.float32 and torch.float64\)"
+    with pytest.raises(TypeError, match=message):
+        reference.mix(WEIGHT, VALUE.double(), [0, 1])

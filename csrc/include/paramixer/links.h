@@ -42,8 +42,7 @@ inline int64_t default_factors(int64_t length) {
 
 // Chord: every factor links position i to i, i+1, i+2, i+4, .., i+2^(links-2).
 //
-// `factors` defaults to ceil(log2 length), `links` (the self link included) to 1 + ceil(log2
-// length).
+// `factors` defaults to ceil(log2 length), `links`, which counts the self link, to one more.
 inline FactorOffsets chord(int64_t length, std::optional<int64_t> factors = std::nullopt,
                            std::optional<int64_t> links = std::nullopt) {
   detail::check_range("chord", "length", length, 1);
@@ -56,8 +55,8 @@ inline FactorOffsets chord(int64_t length, std::optional<int64_t> factors = std:
   return FactorOffsets(factor_count, offsets);
 }
 
-// Circular dilated links: factor m links i to i, i+d, .., i+hd, i-d, .., i-hd with d = 2^m and h =
-// (links-1)/2.
+// Circular dilated links: factor m links i to i, i+d, .., i+hd, i-d, .., i-hd,
+// d = 2^m and h = (links-1)/2.
 //
 // `factors` defaults to ceil(log2 length); `links` must be odd.
 inline FactorOffsets cdil(int64_t length, std::optional<int64_t> factors = std::nullopt,

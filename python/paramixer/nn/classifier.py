@@ -79,8 +79,9 @@ class SequenceClassifier(nn.Module):
         dropout: probability of dropout on every mixer's result, so also right before the pooling.
 
     Shapes:
-        input as above, N >= 1; mask (B, N), bool, True where valid; result (B, classes). With a mask, what
-        padding holds does not change the result (for pooling "first" row 0 has to be valid).
+        input as above, N >= 1; mask (B, N), bool, True where valid; result (B, classes). With a
+        mask, what padding holds does not change the result (for pooling "first" row 0 has to be
+        valid).
 
     Raises:
         ValueError: at construction when an argument is out of range or contradicts another, or a
@@ -127,8 +128,8 @@ class SequenceClassifier(nn.Module):
         self.pooling = pooling
         self.links_from_embedding = links_from == "embedding"
         self.norm = norm
-        self.features = features or 0
         self.embedding = _embedding(width, vocabulary, features, padding_idx)
+        self.features = 0 if features is None else int(features)
         self.positions = _positions(positions, length, width)
         self.embedding_dropout = nn.Dropout(embedding_dropout)
         widths = _result_widths(self.mixers, width, length, self.links_from_embedding)

@@ -264,8 +264,8 @@ def _offsets(
     counts = sorted({len(factor) for factor in offsets})
     if len(counts) != 1 or not 1 <= counts[0] <= protocols.MAX_LINKS:
         raise ValueError(
-            "Paramixer: protocol must hold at least one factor, all with the same number of offsets, "
-            f"1 to {protocols.MAX_LINKS} (got {len(offsets)} factors with {counts} offsets)"
+            "Paramixer: protocol must hold at least one factor, all with the same number of "
+            f"offsets, 1 to {protocols.MAX_LINKS} (got {len(offsets)} with {counts} offsets)"
         )
     bound = 2 ** (protocols.OFFSET_BITS - 1)
     beyond = [o for factor in offsets for o in factor if not -bound <= o < bound]

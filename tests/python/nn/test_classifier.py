@@ -2,6 +2,7 @@ import copy
 import io
 import math
 import pickle
+import re
 
 import pytest
 import torch
@@ -22,9 +23,8 @@ VARIANTS = {
 def make(mixers=2, **options):
     torch.manual_seed(0)
     stack = [Paramixer(WIDTH, LENGTH, hidden=6) for _ in range(mixers)]
-    return SequenceClassifier(
-        stack, width=WIDTH, length=LENGTH, classes=CLASSES, **options
-    ).double()
+    sizes = {"width": WIDTH, "length": LENGTH, "classes": CLASSES}
+    return SequenceClassifier(stack, **(sizes | options)).double()
 
 
 def inputs(options, batch=4, length=LENGTH):
@@ -232,48 +232,189 @@ def test_repr():
     assert "width=8, length=10, pooling=mean, links_from=embedding, norm=True" in text
 
 
+ONE_OF = "exactly one of vocabulary and features must be given"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mixers": 0} | TOKENS, "mixers must hold at least one module, got none"),
-        ({"positions": "rotary"} | TOKENS, "positions must be one of .*, got 'rotary'"),
-        ({"pooling": "max"} | TOKENS, "pooling must be one of .*, got 'max'"),
-        ({"links_from": "input"} | TOKENS, "links_from must be one of .*, got 'input'"),
-        ({}, "exactly one of vocabulary and features .* got vocabulary None and features None"),
-        ({"features": 2} | TOKENS, "exactly one of vocabulary and features must be given"),
-        ({"features": 2, "padding_idx": 0}, "padding_idx needs a vocabulary, got padding_idx 0"),
-        ({"padding_idx": 7} | TOKENS, "padding_idx must be one of the 7 tokens, got 7"),
+        ({"mixers": 0}, "mixers must hold at least one module (got 0)"),
+        ({"width": 0}, "width must be at least 1 (got 0)"),
+        ({"length": 0}, "length must be at least 1 (got 0)"),
+        ({"classes": 0}, "classes must be at least 1 (got 0)"),
+        ({"head_hidden": 0}, "head_hidden must be at least 1 (got 0)"),
+        ({"vocabulary": 0}, "vocabulary must be at least 1 (got 0)"),
+        ({"vocabulary": None, "features": 0}, "features must be at least 1 (got 0)"),
+        (
+            {"positions": "rotary"},
+            "positions must be one of ('none', 'learned', 'sinusoidal') (got 'rotary')",
+        ),
+        (
+            {"pooling": "max"},
+            "pooling must be one of ('flatten', 'mean', 'first', 'valid') (got 'max')",
+        ),
+        ({"links_from": "x"}, "links_from must be one of ('layer', 'embedding') (got 'x')"),
+        ({"vocabulary": None}, f"{ONE_OF} (got vocabulary None and features None)"),
+        ({"features": 2}, f"{ONE_OF} (got vocabulary 7 and features 2)"),
+        (
+            {"vocabulary": None, "features": 2, "padding_idx": 0},
+            "padding_idx must be None without vocabulary (got 0)",
+        ),
+        ({"padding_idx": 7}, "padding_idx must be one of the 7 tokens (got 7)"),
     ],
 )
 def test_construction_errors(options, message):
-    with pytest.raises(ValueError, match=f"SequenceClassifier: {message}"):
-        make(**options)
+    with pytest.raises(ValueError, match=re.escape(f"SequenceClassifier: {message}")):
+        make(**(TOKENS | options))
 
 
-def test_norm_needs_one_width():
-    with pytest.raises(ValueError, match=r"norm adds .* needs width 8, got \[8, 4\]"):
-        SequenceClassifier(
+@pytest.mark.parametrize(
+    "name", ["width", "length", "classes", "head_hidden", "vocabulary", "padding_idx", "features"]
+)
+def test_sizes_are_integers(name):
+    options = {"vocabulary": None} if name == "features" else TOKENS
+    message = f"SequenceClassifier: {name} must be an integer (got 2.5)"
+    with pytest.raises(TypeError, match=re.escape(message)):
+        make(**(options | {name: 2.5}))
+
+
+def stack(*mixers, **options):
+    return SequenceClassifier(mixers, width=8, length=5, classes=2, features=1, **options)
+
+
+@pytest.mark.parametrize(
+    ("mixers", "options", "message"),
+    [
+        (
+            [Paramixer(8, 6), Paramixer(8, 4)],
+            {},
+            "mixers[1] must take sequences of length 5 (got length 4)",
+        ),
+        (
+            [Paramixer(7, 5)],
+            {},
+            "mixers[0] must have the width of its input (got width 7 and input of width 8)",
+        ),
+        (
+            [Paramixer(8, 5, value_width=4), Paramixer(8, 5)],
+            {},
+            "mixers[1] must have the width of its input (got width 8 and input of width 4)",
+        ),
+        (
+            [Paramixer(8, 5, value_width=4), Paramixer(4, 5)],
+            {"links_from": "embedding"},
+            "mixers[1] must have the width of its input (got width 4 and input of width 4 and 8)",
+        ),
+        (
             [Paramixer(8, 5), Paramixer(8, 5, value_width=4)],
-            width=8,
-            length=5,
-            classes=2,
-            features=1,
-            norm=True,
-        )
+            {"norm": True},
+            "mixers must have results of the width of their input for norm "
+            "(got widths [8, 4] and 8)",
+        ),
+    ],
+)
+def test_mixers_that_do_not_fit(mixers, options, message):
+    with pytest.raises(ValueError, match=re.escape(f"SequenceClassifier: {message}")):
+        stack(*mixers, **options)
 
 
-def test_call_errors():
-    model = make(pooling="flatten", **TOKENS)
-    tokens = inputs(TOKENS)
-    with pytest.raises(ValueError, match=r"x must be tokens \(B, N\), got \[4, 10, 1\]"):
-        model(tokens.unsqueeze(2))
-    with pytest.raises(ValueError, match=r"x must be values \(B, N, features\), got \[4, 10\]"):
-        make(features=2)(tokens.double())
-    with pytest.raises(ValueError, match="pooling flatten needs N = length = 10, got N = 9"):
-        model(tokens[:, :9])
-    with pytest.raises(ValueError, match="not be longer than length 10, got N = 11"):
-        model(inputs(TOKENS, length=11))
-    with pytest.raises(ValueError, match=r"mask must be \(B, N\) = \[4, 10\], got \[4, 9\]"):
-        model(tokens, torch.ones(4, 9, dtype=torch.bool))
-    with pytest.raises(TypeError, match="mask must be bool, got torch.int64"):
-        model(tokens, tokens)
+def test_narrowing_stack():
+    model = stack(Paramixer(8, 6, value_width=4), nn.Identity(), Paramixer(4, 5, value_width=3))
+    assert model.head.in_features == 3
+    assert stack(Paramixer(8, 5, value_width=4), Scale()).head.in_features == 4
+
+
+INPUTS = {"tokens": inputs(TOKENS), "values": inputs({"features": 2})}
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda tokens, _: tokens(INPUTS["tokens"].unsqueeze(2)),
+            ValueError,
+            "x must be tokens (B, N) (got shape [4, 10, 1])",
+        ),
+        (
+            lambda tokens, _: tokens(INPUTS["tokens"].double()),
+            TypeError,
+            "x must be int64 or int32 tokens (got torch.float64)",
+        ),
+        (
+            lambda _, values: values(INPUTS["values"][..., 0]),
+            ValueError,
+            "x must be values (B, N, 2) (got shape [4, 10])",
+        ),
+        (
+            lambda _, values: values(INPUTS["values"][..., :1]),
+            ValueError,
+            "x must be values (B, N, 2) (got shape [4, 10, 1])",
+        ),
+        (
+            lambda _, values: values(INPUTS["values"].long()),
+            TypeError,
+            "x must be floating (got torch.int64)",
+        ),
+        (
+            lambda tokens, _: tokens(inputs(TOKENS, length=11)),
+            ValueError,
+            "x must not be longer than length 10 (got N = 11)",
+        ),
+        (
+            lambda tokens, _: tokens(INPUTS["tokens"], torch.ones(4, 9, dtype=torch.bool)),
+            ValueError,
+            "mask must be (B, N) = [4, 10] (got shape [4, 9])",
+        ),
+        (
+            lambda tokens, _: tokens(INPUTS["tokens"], INPUTS["tokens"]),
+            TypeError,
+            "mask must be bool (got torch.int64)",
+        ),
+        (
+            lambda tokens, _: tokens.encode(INPUTS["tokens"][0]),
+            ValueError,
+            "x must be tokens (B, N) (got shape [10])",
+        ),
+    ],
+)
+def test_call_errors(call, error, message):
+    models = make(**TOKENS), make(features=2)
+    with pytest.raises(error, match=re.escape(f"SequenceClassifier: {message}")):
+        call(*models)
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.parametrize("script", [False, True])
+def test_lengths_that_cannot_be_pooled(options, script):
+    model = make(**options)
+    called = torch.jit.script(model) if script else model
+    rule = "N >= 1"
+    if model.pooling == "flatten":
+        rule = "N = length = 10"
+        with pytest.raises(
+            torch.jit.Error if script else ValueError, match=r"for pooling flatten \(got N = 9\)"
+        ):
+            called(inputs(options, length=9))
+    message = f"x must have {rule} for pooling {model.pooling} (got N = 0)"
+    with pytest.raises(torch.jit.Error if script else ValueError, match=re.escape(message)):
+        called(inputs(options, length=0))
+
+
+@pytest.mark.parametrize("pooling", ["flatten", "mean", "first", "valid"])
+def test_empty_batch(pooling):
+    model = make(pooling=pooling, **TOKENS)
+    assert model(inputs(TOKENS, batch=0)).shape == (0, CLASSES)
+
+
+def test_32_bit_tokens():
+    model = make(**TOKENS)
+    assert torch.equal(model(INPUTS["tokens"].int()), model(INPUTS["tokens"]))
+
+
+def test_export_with_dynamic_length():
+    model = make(pooling="valid", **TOKENS)
+    x, mask = inputs(TOKENS), padding_mask([10, 6, 1, 3])
+    dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=LENGTH)}
+    program = torch.export.export(model, (x, mask), dynamic_shapes={"x": dims, "mask": dims})
+    short = x[:2, :6], mask[:2, :6]
+    close(program.module()(*short), model(*short))

@@ -58,9 +58,9 @@ def test_differentiable():
 
 def test_errors():
     module, x = make()
-    with pytest.raises(TypeError, match="dense_map: module must be a Paramixer, got Linear"):
+    with pytest.raises(TypeError, match=r"dense_map: module must be a Paramixer \(got Linear\)"):
         dense_map(torch.nn.Linear(2, 2), x)
-    with pytest.raises(ValueError, match="not be longer than length 11, got N = 12"):
+    with pytest.raises(ValueError, match=r"x must not be longer than length 11 \(got N = 12\)"):
         dense_map(module, torch.zeros(1, 12, 6))
     with pytest.raises(TypeError, match="mask must be bool"):
         dense_map(module, x, mask=torch.ones(2, 9))

@@ -1,6 +1,7 @@
 import copy
 import io
 import pickle
+import re
 
 import pytest
 import torch
@@ -265,8 +266,6 @@ def test_torchscript(options):
     short = x[:, :5].clone().requires_grad_()
     (grad,) = torch.autograd.grad(scripted(short).sum(), short)
     close(grad, torch.autograd.grad(module(short).sum(), short)[0])
-    with pytest.raises(torch.jit.Error, match="must not be longer than length 12"):
-        scripted(inputs(13))
 
 
 def test_torchscript_of_psf_attention():
@@ -353,42 +352,135 @@ def test_repr():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width": 0}, "width must be at least 1, got 0"),
-        ({"value_width": 0}, "value_width must be at least 1, got 0"),
-        ({"hidden": -1}, "hidden must be at least 1, got -1"),
-        ({"heads": 0}, "heads must be at least 1, got 0"),
-        ({"heads": 3}, "heads must divide value_width, got heads 3 and value_width 8"),
-        ({"residual": "both"}, "residual must be one of .*, got 'both'"),
-        ({"protocol": "ring"}, "protocol must be .*, got 'ring'"),
-        ({"protocol": []}, "protocol must hold at least one factor"),
-        ({"protocol": [[0, 1], [0]]}, "same number of offsets between 1 and 64, got 2 with"),
-        ({"protocol": [[]]}, "same number of offsets between 1 and 64, got 1 with"),
-        ({"protocol": [[0]], "factors": 1}, "factors and links follow from a protocol"),
-        ({"length": 0}, "length must be at least 1, got 0"),
-        ({"length": 0, "protocol": [[0]]}, "length must be at least 1, got 0"),
-        ({"factors": 0}, "factors must be at least 1, got 0"),
-        ({"protocol": "cdil", "links": 4}, "links must be odd .*, got 4"),
+        ({"width": 0}, "width must be at least 1 (got 0)"),
+        ({"length": 0}, "length must be at least 1 (got 0)"),
+        ({"value_width": 0}, "value_width must be at least 1 (got 0)"),
+        ({"hidden": -1}, "hidden must be at least 1 (got -1)"),
+        ({"heads": 0}, "heads must be at least 1 (got 0)"),
+        ({"heads": 3}, "heads must divide value_width (got heads 3 and value_width 8)"),
+        (
+            {"residual": "both"},
+            "residual must be one of ('none', 'previous', 'initial') (got 'both')",
+        ),
+        (
+            {"protocol": "ring"},
+            'protocol must be "chord", "cdil" or lists of offsets (got \'ring\')',
+        ),
+        ({"protocol": []}, "offsets, 1 to 64 (got 0 with [] offsets)"),
+        ({"protocol": [[0, 1], [0]]}, "offsets, 1 to 64 (got 2 with [1, 2] offsets)"),
+        ({"protocol": [[]]}, "offsets, 1 to 64 (got 1 with [0] offsets)"),
+        (
+            {"protocol": [[0, 2**63]]},
+            "protocol must hold offsets of at most 64 bits (got 9223372036854775808)",
+        ),
+        (
+            {"protocol": [[0], [-(2**63) - 1]]},
+            "protocol must hold offsets of at most 64 bits (got -9223372036854775809)",
+        ),
+        (
+            {"protocol": [[0]], "factors": 1},
+            "factors and links must be None for a protocol given as lists of offsets "
+            "(got factors 1 and links None)",
+        ),
     ],
 )
 def test_construction_errors(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
         make(**options)
+    assert str(error.value).startswith("Paramixer: ")
 
 
-def test_call_errors():
+def test_construction_errors_of_protocols():
+    with pytest.raises(ValueError, match=r"chord: factors must be at least 1 \(got 0\)"):
+        make(factors=0)
+    with pytest.raises(ValueError, match=r"cdil: links must be odd.* \(got 4\)"):
+        make(protocol="cdil", links=4)
+
+
+@pytest.mark.parametrize("name", ["width", "length", "value_width", "hidden", "heads"])
+def test_sizes_are_integers(name):
+    with pytest.raises(TypeError, match=rf"Paramixer: {name} must be an integer \(got 8.5\)"):
+        make(**{name: 8.5})
+
+
+@pytest.mark.parametrize("protocol", [[[0, 1.5]], [0, 1], 7])
+def test_offsets_are_integers(protocol):
+    message = f"Paramixer: protocol must be one list of integers per factor (got {protocol!r})"
+    with pytest.raises(TypeError, match=re.escape(message)):
+        make(protocol=protocol)
+
+
+def test_extreme_offsets():
+    module = make(protocol=[[0, 2**63 - 1], [-(2**63), 1]])
+    x = inputs(7)
+    close(module(x), straight(module, x, x))
+
+
+X, BOOL = torch.zeros(3, LENGTH, 8), torch.ones(3, LENGTH, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((X[..., :7],), ValueError, "x must be (B, N, 8) (got shape [3, 12, 7])"),
+        ((X[0],), ValueError, "x must be (B, N, 8) (got shape [12, 8])"),
+        ((X.long(),), TypeError, "x must be floating (got torch.int64)"),
+        (
+            (torch.zeros(3, 13, 8),),
+            ValueError,
+            "x must not be longer than length 12 (got N = 13)",
+        ),
+        (
+            (X, None, X[..., :7]),
+            ValueError,
+            "source must be (B, N, 8) (got shape [3, 12, 7])",
+        ),
+        ((X, None, X[0]), ValueError, "source must be (B, N, 8) (got shape [12, 8])"),
+        ((X, None, X.long()), TypeError, "source must be floating (got torch.int64)"),
+        (
+            (X, None, X[:, :5]),
+            ValueError,
+            "source must have the batch and length of x (got shapes [3, 5, 8] and [3, 12, 8])",
+        ),
+        (
+            (X, BOOL[:, 1:]),
+            ValueError,
+            "mask must be (B, N) = [3, 12] (got shape [3, 11])",
+        ),
+        ((X, BOOL.float()), TypeError, "mask must be bool (got torch.float32)"),
+    ],
+)
+def test_call_errors(arguments, error, message):
+    module = make(dtype=torch.float32)
+
+    def computed(*_):
+        raise AssertionError("checked too late")
+
+    for layer in (module.value_hidden, module.link_hidden):
+        layer.register_forward_pre_hook(computed)
+    with pytest.raises(error, match=re.escape(f"Paramixer: {message}")):
+        module(*arguments)
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(error, match=re.escape(f"Paramixer: {message}")),
+    ):
+        module(*arguments)
+
+
+def test_link_weights_errors():
     module = make()
-    x = inputs()
-    with pytest.raises(ValueError, match=r"not be longer than length 12, got N = 13"):
-        module(inputs(13))
-    with pytest.raises(ValueError, match=r"not be longer than length 12, got N = 13"):
+    with pytest.raises(ValueError, match=r"x must not be longer than length 12 \(got N = 13\)"):
         module.link_weights(inputs(13))
-    with pytest.raises(ValueError, match=r"x must be \(B, N, 8\), got \[3, 12, 7\]"):
-        module(x[..., :7])
-    with pytest.raises(ValueError, match=r"x must be \(B, N, 8\), got \[12, 8\]"):
-        module(x[0])
-    with pytest.raises(ValueError, match=r"source must have the batch and length of x"):
-        module(x, source=x[:, :5])
-    with pytest.raises(ValueError, match=r"mask must be \(B, N\) = \[3, 12\], got \[3, 11\]"):
-        module(x, torch.ones(3, 11, dtype=torch.bool))
-    with pytest.raises(TypeError, match=r"mask must be bool, got torch.float32"):
-        module(x, torch.ones(3, 12))
+    with pytest.raises(TypeError, match=r"x must be floating \(got torch.int64\)"):
+        module.link_weights(inputs().long())
+
+
+def test_torchscript_errors():
+    scripted = torch.jit.script(make())
+    x = inputs()
+    with pytest.raises(torch.jit.Error, match=r"x must not be longer than length 12 \(got N = 13"):
+        scripted(inputs(13))
+    with pytest.raises(torch.jit.Error, match="x must be floating"):
+        scripted(x.long())
+    with pytest.raises(torch.jit.Error, match=r"source must be \(B, N, 8\) \(got shape \["):
+        scripted(x, None, x[..., :7])
