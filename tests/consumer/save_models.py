@@ -34,7 +34,7 @@ def main():
     torch.jit.script(model).save(arguments.folder / "model.pt")
     if arguments.aot_inductor:
         batch = torch.export.Dim("batch", max=64)
-        program = torch.export.export(model, (x.detach(),), dynamic_shapes=({0: batch}, None, None))
+        program = torch.export.export(model, (x.detach(),), dynamic_shapes=({0: batch},))
         package = str(arguments.folder / "model.pt2")
         torch._inductor.aoti_compile_and_package(program, package_path=package)
 
