@@ -14,16 +14,13 @@ if ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L | grep '^GPU' >/dev/nul
 fi
 
 export PARAMIXER_CUDA=ON  # fails where the kernels cannot be built
-export CMAKE_GENERATOR=Ninja  # comes with the environment; there may be no make
 source scripts/environment.sh
 set_up_environment train,dev
 if ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   fail "nvidia-smi lists a GPU, but torch.cuda.is_available() is False: nothing was checked"
 fi
 
-build=$("$PYTHON" -c 'import sys, torch
-minor = ".".join(torch.__version__.split(".")[:2])
-print(f"build/cp{sys.version_info[0]}{sys.version_info[1]}-torch{minor}")')
+build=$(build_tree "$PYTHON")
 kernel_test=$build/tests/cuda/cuda_kernel_test
 logs=${report%.md}-logs
 mkdir -p "$logs"
