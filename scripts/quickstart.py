@@ -7,7 +7,7 @@ in runs/quickstart:
 
     record.json  best.ckpt  curve.png  mixing.png
 
-    python scripts/quickstart.py [--seed 0] [--epochs 30 | --short] [--out runs/quickstart]
+    python scripts/quickstart.py [--seed 0] [--epochs 24 | --short] [--out runs/quickstart]
 
 Ctrl-C ends the training early; what has been learned by then is tested, drawn and kept.
 """
@@ -59,7 +59,7 @@ except ImportError as error:
     sys.exit(f"quickstart: {error}")
 
 FILES = ("record.json", "best.ckpt", "curve.png", "mixing.png")
-EPOCHS, SHORT_EPOCHS = 30, 3
+EPOCHS, SHORT_EPOCHS = 24, 3
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 SHOWN_ROW = 14 * sequential_mnist.SIDE + 14  # a pixel in the middle of the image
 
