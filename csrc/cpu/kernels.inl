@@ -33,8 +33,9 @@ constexpr int kWidest = 64 / sizeof(Accumulate<T>);
 // More than a core's share of the last-level cache.
 constexpr int64_t kStreamBytes = int64_t{8} << 20;
 
-// Rows of dOut that dV and dW read together; they stay in the first-level cache.
-constexpr int64_t kBackwardTileBytes = int64_t{16} << 10;
+// Rows of dOut that dV and dW read together; they stay in the second-level cache. Tiles of 16 KiB
+// made far links (2 MiB apart) a third slower: the prefetchers lose their streams at every tile.
+constexpr int64_t kBackwardTileBytes = int64_t{128} << 10;
 
 // From a row's own element to the one that link k reads, in elements.
 struct LinkDistances {
