@@ -33,53 +33,59 @@ bool has_unit_channels(const Problem& problem) {
   return true;
 }
 
+// Calls body(instance, problem, all its rows, what to say of it) for every case the kernels take as
+// it is, until one fails.
+template <typename T, typename Body>
+void for_each_case(const Body& body) {
+  for (const Case& c : testing::cases()) {
+    Instance<T> instance(c);
+    const Problem problem = instance.problem();
+    if (!has_unit_channels(problem)) continue;
+    body(instance, problem, batch_count(problem) * problem.length, describe(c));
+    if (::testing::Test::HasFatalFailure()) return;
+  }
+}
+
 template <typename T>
 class CpuKernels : public ::testing::Test {};
 TYPED_TEST_SUITE(CpuKernels, testing::DTypes);
 
 TYPED_TEST(CpuKernels, AgreeWithTheDefinition) {
-  for (const Case& c : testing::cases()) {
-    Instance<TypeParam> instance(c);
-    const Problem problem = instance.problem();
-    if (!has_unit_channels(problem)) continue;
-    const int64_t rows = batch_count(problem) * problem.length;
+  for_each_case<TypeParam>([](auto& instance, const Problem& problem, int64_t rows, const auto&) {
     for (const auto* set : supported_sets()) {
       for (const Kernel kernel : testing::kKernels) {
         SCOPED_TRACE(std::string(set->name) + " " + testing::name_of(kernel));
         instance.poison_outputs();
         set->kernel(testing::kDType<TypeParam>, kernel)(problem, {0, rows});
         instance.check(kernel);
-        if (this->HasFatalFailure()) return;
+        if (::testing::Test::HasFatalFailure()) return;
       }
     }
-  }
+  });
 }
 
 // A row has the same bits in whatever range it is computed: that makes any number of threads agree.
 TYPED_TEST(CpuKernels, GiveTheSameBitsForAnyRanges) {
-  for (const Case& c : testing::cases()) {
-    Instance<TypeParam> instance(c);
-    const Problem problem = instance.problem();
-    if (!has_unit_channels(problem)) continue;
-    const int64_t rows = batch_count(problem) * problem.length;
-    for (const auto* set : supported_sets()) {
-      for (const Kernel kernel : testing::kKernels) {
-        const auto run = set->kernel(testing::kDType<TypeParam>, kernel);
-        instance.poison_outputs();
-        run(problem, {0, rows});
-        const auto whole = instance.output_bytes();
-        instance.poison_outputs();
-        const int64_t cut = rows / 3;
-        std::thread last([&] { run(problem, {2 * cut, rows}); });
-        std::thread first([&] { run(problem, {0, cut}); });
-        run(problem, {cut, 2 * cut});
-        first.join();
-        last.join();
-        ASSERT_EQ(instance.output_bytes(), whole)
-            << set->name << " " << testing::name_of(kernel) << ", " << describe(c);
-      }
-    }
-  }
+  for_each_case<TypeParam>(
+      [](auto& instance, const Problem& problem, int64_t rows, const std::string& description) {
+        for (const auto* set : supported_sets()) {
+          for (const Kernel kernel : testing::kKernels) {
+            const auto run = set->kernel(testing::kDType<TypeParam>, kernel);
+            instance.poison_outputs();
+            run(problem, {0, rows});
+            const auto whole = instance.output_bytes();
+            instance.poison_outputs();
+            const int64_t cut = rows / 3;
+            std::thread last([&] { run(problem, {2 * cut, rows}); });
+            std::thread first([&] { run(problem, {0, cut}); });
+            run(problem, {cut, 2 * cut});
+            first.join();
+            last.join();
+            ASSERT_EQ(instance.output_bytes(), whole)
+                << set->name << " " << testing::name_of(kernel) << ", " << description;
+          }
+        }
+      });
 }
 
 // AVX2 and AVX-512 sum in the same order with the same fused multiply-adds.
@@ -89,21 +95,18 @@ TYPED_TEST(CpuKernels, OfAvx2AndAvx512HaveTheSameBits) {
     if (std::strcmp(set->name, "baseline") != 0) fused.push_back(set);
   }
   if (fused.size() < 2) GTEST_SKIP() << "this processor has no two of them";
-  for (const Case& c : testing::cases()) {
-    Instance<TypeParam> instance(c);
-    const Problem problem = instance.problem();
-    if (!has_unit_channels(problem)) continue;
-    const int64_t rows = batch_count(problem) * problem.length;
-    for (const Kernel kernel : testing::kKernels) {
-      instance.poison_outputs();
-      fused[0]->kernel(testing::kDType<TypeParam>, kernel)(problem, {0, rows});
-      const auto expected = instance.output_bytes();
-      instance.poison_outputs();
-      fused[1]->kernel(testing::kDType<TypeParam>, kernel)(problem, {0, rows});
-      ASSERT_EQ(instance.output_bytes(), expected)
-          << testing::name_of(kernel) << ", " << describe(c);
-    }
-  }
+  for_each_case<TypeParam>(
+      [&](auto& instance, const Problem& problem, int64_t rows, const std::string& description) {
+        for (const Kernel kernel : testing::kKernels) {
+          instance.poison_outputs();
+          fused[0]->kernel(testing::kDType<TypeParam>, kernel)(problem, {0, rows});
+          const auto expected = instance.output_bytes();
+          instance.poison_outputs();
+          fused[1]->kernel(testing::kDType<TypeParam>, kernel)(problem, {0, rows});
+          ASSERT_EQ(instance.output_bytes(), expected)
+              << testing::name_of(kernel) << ", " << description;
+        }
+      });
 }
 
 // Results large enough to be written past the caches.
