@@ -18,6 +18,9 @@ namespace paramixer {
 enum class Kernel : int { kMix, kMixTranspose, kLinkDot, kMixBackward };
 inline constexpr int kKernelCount = 4;
 
+// What a factor of a chain adds to its product: nothing, its input, or the chain's value.
+enum class Residual : int { kNone, kPrevious, kInitial };
+
 inline constexpr int kMaxLinks = 64;
 inline constexpr int kMaxBatchDims = 4;
 

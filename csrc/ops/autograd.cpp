@@ -18,8 +18,10 @@
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <mutex>
 
+#include "ops/chain_sequence.h"
 #include "ops/check.h"
 #include "ops/operators.h"
 #include "paramixer/paramixer.h"
@@ -85,12 +87,16 @@ struct LinkDotRule {
   static constexpr auto kGradients = &link_dot_gradients;
 };
 
+// Gradients have the dtype the forward pass ran in, also when backward is called inside an autocast
+// region. Where an operand was broadcast, the engine sums its gradient to its shape.
+struct NoAutocast {
+  c10::impl::ExcludeDispatchKeyGuard guard{c10::autocast_dispatch_keyset};
+};
+
 template <typename Rule>
 variable_list gradients_of(const at::Tensor& first, const at::Tensor& second,
                            const at::Tensor& grad, at::IntArrayRef offsets, Wanted wanted) {
-  // Gradients have the dtype the forward pass ran in, also when backward is called inside an
-  // autocast region. Where an operand was broadcast, the engine sums its gradient to its shape.
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const NoAutocast guard;
   const auto [d_first, d_second] = Rule::kGradients(first, second, grad, offsets, wanted);
   return {d_first, d_second};
 }
@@ -203,12 +209,15 @@ bool in_functorch() {
          included.has(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
 }
 
-bool has_tangent(const at::Tensor& tensor) { return tangent_of(tensor).defined(); }
+template <typename... Tensors>
+bool has_tangent(const Tensors&... tensors) {
+  return (tangent_of(tensors).defined() || ...);
+}
 
 template <typename Rule>
 at::Tensor bilinear_autograd(c10::DispatchKeySet keys, const at::Tensor& first,
                              const at::Tensor& second, at::IntArrayRef offsets) {
-  if (in_functorch() || has_tangent(first) || has_tangent(second)) {
+  if (in_functorch() || has_tangent(first, second)) {
     return apply_node<Rule>(keys, first, second, offsets);
   }
   return RuleFunction<Rule>::apply(first, second, offsets);
@@ -221,7 +230,7 @@ std::tuple<at::Tensor, at::Tensor> mix_backward_autograd(c10::DispatchKeySet key
                                                          const at::Tensor& value,
                                                          at::IntArrayRef offsets) {
   static const auto op = find_operator<BilinearBackward>("paramixer::mix_backward");
-  if (in_functorch() || has_tangent(grad) || has_tangent(weight) || has_tangent(value) ||
+  if (in_functorch() || has_tangent(grad, weight, value) ||
       torch::autograd::compute_requires_grad(grad, weight, value)) {
     check_mix_backward(grad, weight, value, offsets);
     return {link_dot(grad, value, offsets), mix_transpose(weight, grad, offsets)};
@@ -230,11 +239,118 @@ std::tuple<at::Tensor, at::Tensor> mix_backward_autograd(c10::DispatchKeySet key
   return op.redispatch(keys & c10::after_autograd_keyset, grad, weight, value, offsets);
 }
 
+// ---- The chain of factors: an autograd::Function for first derivatives, and for all others the
+// single-factor operators it stands for
+
+// The factor counts after which a training pass saves the state: at most two, near-equal cuts. The
+// CPU kernels compute states again on chip, which costs less than storing them.
+std::vector<int64_t> boundaries_to_save(const at::Tensor& weight, bool save) {
+  if (!save || weight.device().is_cpu()) return {};
+  const int64_t factors = weight.sym_size(-2).guard_int(__FILE__, __LINE__);
+  const int64_t pieces = std::min<int64_t>(factors, 3);
+  std::vector<int64_t> boundaries;
+  for (int64_t i = 1; i < pieces; ++i) boundaries.push_back(i * factors / pieces);
+  return boundaries;
+}
+
+// The gradient of the value needs the weight alone, that of the weight needs everything.
+struct ChainFunction : torch::autograd::Function<ChainFunction> {
+  static constexpr bool is_traceable = true;
+
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& weight, const at::Tensor& value,
+                            at::IntArrayRef offsets, std::string_view residual,
+                            bool save_boundaries) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    const bool weight_gradient = weight.requires_grad();
+    const auto boundaries = boundaries_to_save(weight, weight_gradient && save_boundaries);
+    const auto [result, states] = mix_chain_forward(weight, value, offsets, residual, boundaries);
+    ctx->saved_data["offsets"] = offsets.vec();
+    ctx->saved_data["residual"] = std::string(residual);
+    ctx->saved_data["boundaries"] = boundaries;
+    if (weight_gradient) {
+      ctx->save_for_backward({weight, value, states});
+    } else {
+      ctx->save_for_backward({weight});
+    }
+    return result;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const NoAutocast guard;
+    const auto saved = ctx->get_saved_variables();
+    const auto offsets = ctx->saved_data["offsets"].toIntVector();
+    const auto& residual = ctx->saved_data["residual"].toStringRef();
+    variable_list gradients(5);  // the last three are no tensors
+    if (ctx->needs_input_grad(0)) {
+      std::tie(gradients[0], gradients[1]) =
+          mix_chain_backward(grads[0], saved[0], saved[1], saved[2], offsets, residual,
+                             ctx->saved_data["boundaries"].toIntVector());
+    } else if (ctx->needs_input_grad(1)) {
+      gradients[1] =
+          chain_value_gradient(grads[0], saved[0], offsets, parse_residual("mix_chain", residual));
+    }
+    return gradients;
+  }
+};
+
+// Whether derivatives are asked for that only the single-factor operators have.
+template <typename... Tensors>
+bool needs_composition(const Tensors&... tensors) {
+  return has_tangent(tensors...) ||
+         (in_functorch() && torch::autograd::compute_requires_grad(tensors...));
+}
+
+at::Tensor mix_chain_autograd(c10::DispatchKeySet keys, const at::Tensor& weight,
+                              const at::Tensor& value, at::IntArrayRef offsets,
+                              std::string_view residual, std::string_view save) {
+  static const auto op = find_operator<Chain>("paramixer::mix_chain");
+  if (needs_composition(weight, value)) {
+    return mix_chain_sequence(weight, value, offsets, residual, save);
+  }
+  if (torch::autograd::compute_requires_grad(weight, value)) {
+    const auto choices = check_mix_chain(weight, value, offsets, residual, save);
+    return ChainFunction::apply(weight, value, offsets, residual, choices.save_boundaries);
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return op.redispatch(keys & c10::after_autograd_keyset, weight, value, offsets, residual, save);
+}
+
+std::tuple<at::Tensor, at::Tensor> mix_chain_forward_autograd(
+    c10::DispatchKeySet keys, const at::Tensor& weight, const at::Tensor& value,
+    at::IntArrayRef offsets, std::string_view residual, at::IntArrayRef boundaries) {
+  static const auto op = find_operator<ChainForward>("paramixer::mix_chain_forward");
+  if (has_tangent(weight, value) || torch::autograd::compute_requires_grad(weight, value)) {
+    return compose_chain_forward(weight, value, offsets, residual, boundaries);
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return op.redispatch(keys & c10::after_autograd_keyset, weight, value, offsets, residual,
+                       boundaries);
+}
+
+std::tuple<at::Tensor, at::Tensor> mix_chain_backward_autograd(
+    c10::DispatchKeySet keys, const at::Tensor& grad, const at::Tensor& weight,
+    const at::Tensor& value, const at::Tensor& states, at::IntArrayRef offsets,
+    std::string_view residual, at::IntArrayRef boundaries) {
+  static const auto op = find_operator<ChainBackward>("paramixer::mix_chain_backward");
+  if (has_tangent(grad, weight, value) ||
+      torch::autograd::compute_requires_grad(grad, weight, value)) {
+    return compose_chain_backward(
+        grad, weight, value, offsets,
+        check_mix_chain_backward(grad, weight, value, states, offsets, residual, boundaries));
+  }
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return op.redispatch(keys & c10::after_autograd_keyset, grad, weight, value, states, offsets,
+                       residual, boundaries);
+}
+
 TORCH_LIBRARY_IMPL(paramixer, Autograd, m) {
   m.impl("mix", &bilinear_autograd<MixRule>);
   m.impl("mix_transpose", &bilinear_autograd<MixTransposeRule>);
   m.impl("link_dot", &bilinear_autograd<LinkDotRule>);
   m.impl("mix_backward", &mix_backward_autograd);
+  m.impl("mix_chain", &mix_chain_autograd);
+  m.impl("mix_chain_forward", &mix_chain_forward_autograd);
+  m.impl("mix_chain_backward", &mix_chain_backward_autograd);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <torch/library.h>
 
 #include "cpu/kernels.h"
+#include "ops/check.h"
 #include "ops/prepare.h"
 #include "paramixer/paramixer.h"
 
@@ -21,6 +22,22 @@ TORCH_LIBRARY(paramixer, m) {
   // batch dimensions.
   m.def("mix_backward(Tensor grad, Tensor weight, Tensor value, int[] offsets) -> (Tensor, Tensor)",
         tags);
+
+  // A chain of M factors; offsets hold K integers a factor, one factor after the other.
+  m.def(
+      "mix_chain(Tensor weight, Tensor value, int[] offsets, str residual=\"none\", "
+      "str save=\"boundaries\") -> Tensor",
+      tags);
+  // (result, states): the states (P, *, N, D) after the factor counts in boundaries.
+  m.def(
+      "mix_chain_forward(Tensor weight, Tensor value, int[] offsets, str residual, "
+      "int[] boundaries) -> (Tensor, Tensor)",
+      tags);
+  // (grad_weight, grad_value), not yet summed over broadcast batch dimensions.
+  m.def(
+      "mix_chain_backward(Tensor grad, Tensor weight, Tensor value, Tensor states, "
+      "int[] offsets, str residual, int[] boundaries) -> (Tensor, Tensor)",
+      tags);
 }
 
 namespace paramixer {
@@ -43,6 +60,12 @@ at::Tensor link_dot(const at::Tensor& grad, const at::Tensor& value, at::IntArra
   return op.call(grad, value, offsets);
 }
 
+at::Tensor mix_chain(const at::Tensor& weight, const at::Tensor& value, at::IntArrayRef offsets,
+                     std::string_view residual, std::string_view save) {
+  static const auto op = ops::find_operator<ops::Chain>("paramixer::mix_chain");
+  return op.call(weight, value, offsets, residual, save);
+}
+
 bool has_cuda() {
 #if defined(PARAMIXER_WITH_CUDA)
   return true;
@@ -59,6 +82,23 @@ std::tuple<at::Tensor, at::Tensor> mix_backward(const at::Tensor& grad, const at
                                                 const at::Tensor& value, at::IntArrayRef offsets) {
   static const auto op = find_operator<BilinearBackward>("paramixer::mix_backward");
   return op.call(grad, weight, value, offsets);
+}
+
+std::tuple<at::Tensor, at::Tensor> mix_chain_forward(const at::Tensor& weight,
+                                                     const at::Tensor& value,
+                                                     at::IntArrayRef offsets,
+                                                     std::string_view residual,
+                                                     at::IntArrayRef boundaries) {
+  static const auto op = find_operator<ChainForward>("paramixer::mix_chain_forward");
+  return op.call(weight, value, offsets, residual, boundaries);
+}
+
+std::tuple<at::Tensor, at::Tensor> mix_chain_backward(
+    const at::Tensor& grad, const at::Tensor& weight, const at::Tensor& value,
+    const at::Tensor& states, at::IntArrayRef offsets, std::string_view residual,
+    at::IntArrayRef boundaries) {
+  static const auto op = find_operator<ChainBackward>("paramixer::mix_chain_backward");
+  return op.call(grad, weight, value, states, offsets, residual, boundaries);
 }
 
 namespace {
@@ -81,11 +121,38 @@ std::tuple<at::Tensor, at::Tensor> mix_backward_meta(const at::Tensor& grad,
   return allocate_mix_backward(grad, weight, value, offsets);
 }
 
+at::Tensor mix_chain_meta(const at::Tensor& weight, const at::Tensor& value,
+                          at::IntArrayRef offsets, std::string_view residual,
+                          std::string_view save) {
+  check_mix_chain(weight, value, offsets, residual, save);
+  return allocate_mix_chain(weight, value);
+}
+
+std::tuple<at::Tensor, at::Tensor> mix_chain_forward_meta(const at::Tensor& weight,
+                                                          const at::Tensor& value,
+                                                          at::IntArrayRef offsets,
+                                                          std::string_view residual,
+                                                          at::IntArrayRef boundaries) {
+  check_mix_chain_forward(weight, value, offsets, residual, boundaries);
+  return {allocate_mix_chain(weight, value), allocate_chain_states(weight, value, boundaries)};
+}
+
+std::tuple<at::Tensor, at::Tensor> mix_chain_backward_meta(
+    const at::Tensor& grad, const at::Tensor& weight, const at::Tensor& value,
+    const at::Tensor& states, at::IntArrayRef offsets, std::string_view residual,
+    at::IntArrayRef boundaries) {
+  check_mix_chain_backward(grad, weight, value, states, offsets, residual, boundaries);
+  return {allocate_chain_weight_gradient(weight, value), allocate_mix_chain(weight, grad)};
+}
+
 TORCH_LIBRARY_IMPL(paramixer, Meta, m) {
   m.impl("mix", &mix_meta);
   m.impl("mix_transpose", &mix_transpose_meta);
   m.impl("link_dot", &allocate_link_dot);
   m.impl("mix_backward", &mix_backward_meta);
+  m.impl("mix_chain", &mix_chain_meta);
+  m.impl("mix_chain_forward", &mix_chain_forward_meta);
+  m.impl("mix_chain_backward", &mix_chain_backward_meta);
 }
 
 // ---- Autocast: every operator is a sum of products, so it runs in the autocast dtype, as matmul
@@ -119,11 +186,42 @@ std::tuple<at::Tensor, at::Tensor> mix_backward_autocast(const at::Tensor& grad,
 }
 
 template <c10::DeviceType device>
+at::Tensor mix_chain_autocast(const at::Tensor& weight, const at::Tensor& value,
+                              at::IntArrayRef offsets, std::string_view residual,
+                              std::string_view save) {
+  const Autocast<device> cast;
+  return mix_chain(cast(weight), cast(value), offsets, residual, save);
+}
+
+template <c10::DeviceType device>
+std::tuple<at::Tensor, at::Tensor> mix_chain_forward_autocast(const at::Tensor& weight,
+                                                              const at::Tensor& value,
+                                                              at::IntArrayRef offsets,
+                                                              std::string_view residual,
+                                                              at::IntArrayRef boundaries) {
+  const Autocast<device> cast;
+  return mix_chain_forward(cast(weight), cast(value), offsets, residual, boundaries);
+}
+
+template <c10::DeviceType device>
+std::tuple<at::Tensor, at::Tensor> mix_chain_backward_autocast(
+    const at::Tensor& grad, const at::Tensor& weight, const at::Tensor& value,
+    const at::Tensor& states, at::IntArrayRef offsets, std::string_view residual,
+    at::IntArrayRef boundaries) {
+  const Autocast<device> cast;
+  return mix_chain_backward(cast(grad), cast(weight), cast(value), cast(states), offsets, residual,
+                            boundaries);
+}
+
+template <c10::DeviceType device>
 void register_autocast(torch::Library& m) {
   m.impl("mix", &bilinear_autocast<device, paramixer::mix>);
   m.impl("mix_transpose", &bilinear_autocast<device, paramixer::mix_transpose>);
   m.impl("link_dot", &bilinear_autocast<device, paramixer::link_dot>);
   m.impl("mix_backward", &mix_backward_autocast<device>);
+  m.impl("mix_chain", &mix_chain_autocast<device>);
+  m.impl("mix_chain_forward", &mix_chain_forward_autocast<device>);
+  m.impl("mix_chain_backward", &mix_chain_backward_autocast<device>);
 }
 
 TORCH_LIBRARY_IMPL(paramixer, AutocastCPU, m) { register_autocast<at::kCPU>(m); }
@@ -140,7 +238,8 @@ void no_cuda_kernels(const c10::OperatorHandle& op, torch::jit::Stack*) {
 }
 
 TORCH_LIBRARY_IMPL(paramixer, CUDA, m) {
-  for (const char* name : {"mix", "mix_transpose", "link_dot", "mix_backward"}) {
+  for (const char* name : {"mix", "mix_transpose", "link_dot", "mix_backward", "mix_chain",
+                           "mix_chain_forward", "mix_chain_backward"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&no_cuda_kernels>());
   }
 }

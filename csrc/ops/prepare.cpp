@@ -74,14 +74,21 @@ Batch merged_batch(const Operands& operands, at::IntArrayRef batch_sizes) {
   return batch;
 }
 
+at::Tensor allocate_result(const at::Tensor& value, c10::SymIntArrayRef shape) {
+  if (shape == value.sym_sizes()) return at::empty_like(value);
+  return at::empty_symint(shape, value.options());
+}
+
+c10::SymDimVector chain_shape(const at::Tensor& weight, const at::Tensor& value) {
+  return result_shape(weight, value, value.sym_size(-1), kChainWeightRank);
+}
+
 }  // namespace
 
 at::Tensor allocate_mix(const char* op, const at::Tensor& weight, const at::Tensor& value,
                         at::IntArrayRef offsets) {
   check_mix(op, weight, value, offsets);
-  const auto shape = result_shape(weight, value, value.sym_size(-1));
-  if (c10::SymIntArrayRef(shape) == value.sym_sizes()) return at::empty_like(value);
-  return at::empty_symint(shape, value.options());
+  return allocate_result(value, result_shape(weight, value, value.sym_size(-1)));
 }
 
 at::Tensor allocate_link_dot(const at::Tensor& grad, const at::Tensor& value,
@@ -98,6 +105,24 @@ std::pair<at::Tensor, at::Tensor> allocate_mix_backward(const at::Tensor& grad,
   check_mix_backward(grad, weight, value, offsets);
   return {allocate_link_dot(grad, value, offsets),
           allocate_mix("mix_backward", weight, grad, offsets)};
+}
+
+at::Tensor allocate_mix_chain(const at::Tensor& weight, const at::Tensor& value) {
+  return allocate_result(value, chain_shape(weight, value));
+}
+
+at::Tensor allocate_chain_states(const at::Tensor& weight, const at::Tensor& value,
+                                 at::IntArrayRef boundaries) {
+  auto shape = chain_shape(weight, value);
+  shape.insert(shape.begin(), static_cast<int64_t>(boundaries.size()));
+  return at::empty_symint(shape, value.options());
+}
+
+at::Tensor allocate_chain_weight_gradient(const at::Tensor& weight, const at::Tensor& value) {
+  auto shape = chain_shape(weight, value);
+  shape.back() = weight.sym_size(-2);
+  shape.push_back(weight.sym_size(-1));
+  return at::empty_symint(shape, weight.options());
 }
 
 PreparedProblem::PreparedProblem(const Operands& operands, at::IntArrayRef offsets,

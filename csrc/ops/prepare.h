@@ -22,6 +22,12 @@ std::pair<at::Tensor, at::Tensor> allocate_mix_backward(const at::Tensor& grad,
                                                         const at::Tensor& value,
                                                         at::IntArrayRef offsets);
 
+// For chains; the arguments have been checked.
+at::Tensor allocate_mix_chain(const at::Tensor& weight, const at::Tensor& value);
+at::Tensor allocate_chain_states(const at::Tensor& weight, const at::Tensor& value,
+                                 at::IntArrayRef boundaries);
+at::Tensor allocate_chain_weight_gradient(const at::Tensor& weight, const at::Tensor& value);
+
 // The tensors of an operator; those it does not have stay undefined.
 struct Operands {
   at::Tensor weight = {};

@@ -4,7 +4,7 @@ from paramixer._load import __version__, has_cuda  # before all else: registers 
 
 # isort: split
 from paramixer import compat, links, nn, reference, utils
-from paramixer.ops import link_dot, mix, mix_transpose
+from paramixer.ops import link_dot, mix, mix_chain, mix_transpose
 
 __all__ = [
     "__version__",
@@ -13,6 +13,7 @@ __all__ = [
     "link_dot",
     "links",
     "mix",
+    "mix_chain",
     "mix_transpose",
     "nn",
     "reference",

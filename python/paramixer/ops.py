@@ -1,8 +1,9 @@
-"""The operators: products with one sparse factor, closed under differentiation.
+"""The operators: products with sparse factors, closed under differentiation.
 
 A factor is an N x N matrix with K non-zeros ("links") a row, at fixed offsets o_0 .. o_{K-1} on a
 ring of N positions; a weight tensor (*, N, K) holds them. Sparse Factorization (Khalitov et al.,
-Neural Networks 2022) and Paramixer (Yu et al., CVPR 2022) multiply about log2 N such factors.
+Neural Networks 2022) and Paramixer (Yu et al., CVPR 2022) multiply about log2 N such factors;
+:func:`mix_chain` is that whole product.
 
 All operators run on CPU and CUDA in float64, float32, bfloat16 and float16 (the 16-bit types are
 summed in float32 and rounded once), take tensors of any strides, are bitwise reproducible from run
@@ -82,30 +83,110 @@ def link_dot(grad: Tensor, value: Tensor, offsets: list[int]) -> Tensor:
     return torch.ops.paramixer.link_dot(grad, value, offsets)
 
 
+def mix_chain(
+    weight: Tensor,
+    value: Tensor,
+    offsets: list[int] | list[list[int]],
+    residual: str = "none",
+    save: str = "boundaries",
+) -> Tensor:
+    """Multiplies values by a chain of M sparse factors, each with a residual if wanted.
+
+    ``V_0 = V;  V_m = S_m(W_m) V_{m-1} + R_m  for m = 1 .. M;  the result is V_M``
+
+    where ``S_m(W_m)`` is the factor of :func:`mix` with the weights ``W[.., m, :]`` and the m-th
+    offsets. ``R_m`` is 0 for residual "none", ``V_{m-1}`` for "previous" (Paramixer, CVPR 2022) and
+    ``V_0`` for "initial" (PSF-Attn, Neural Networks 2022). Inference saves nothing for backward.
+
+    Args:
+        weight: (*, N, M, K), the link weights of every position and factor, M >= 1.
+        value: (*, N, D). Batch dimensions of weight and value broadcast as in ``torch.matmul``.
+        offsets: M lists of K integers of any sign and size, 1 <= K <= 64; or the same M K integers
+            in one list, one factor after the other. Links that coincide modulo N add up.
+        residual: "none", "previous" or "initial".
+        save: what training keeps besides the weight: with "boundaries" at most three tensors of the
+            value's size, with "input" the value alone. The rest is computed again in backward.
+
+    Returns:
+        (*, N, D), in the layout of ``value`` where it has its shape, else contiguous.
+
+    Raises:
+        ValueError: shapes that do not fit each other or the offsets, an unknown residual or save,
+            tensors on different devices.
+        TypeError: a dtype other than float64, float32, bfloat16, float16, or two different ones.
+        NotImplementedError: a device without kernels.
+    """
+    flat: list[int] = []
+    if torch.jit.is_scripting():
+        if torch.jit.isinstance(offsets, list[int]):
+            flat = offsets
+        elif torch.jit.isinstance(offsets, list[list[int]]):
+            for factor in offsets:
+                flat += factor
+    else:
+        flat = _flat_offsets(weight, offsets)
+    return torch.ops.paramixer.mix_chain(weight, value, flat, residual, save)
+
+
+def _flat_offsets(weight: Tensor, offsets: Any) -> list[int]:
+    """The offsets of all factors in one list."""
+    if not any(isinstance(factor, list | tuple) for factor in offsets):
+        return list(offsets)
+    counts = [len(factor) for factor in offsets]
+    if weight.dim() >= 3 and counts != [weight.shape[-1]] * weight.shape[-2]:
+        raise ValueError(
+            "mix_chain: offsets must hold M lists of K integers for weight (*, N, M, K) "
+            f"(got lists of {counts} for shape {list(weight.shape)})"
+        )
+    return [offset for factor in offsets for offset in factor]
+
+
+# How many dimensions of each tensor stand before and after its batch dimensions, and those of the
+# results: states (P, *, N, D) have their boundaries in front.
+_MATRIX, _CHAIN, _STATES = (0, 2), (0, 3), (1, 2)
+_LAYOUTS = {
+    "mix": ((_MATRIX, _MATRIX), (_MATRIX,)),
+    "mix_transpose": ((_MATRIX, _MATRIX), (_MATRIX,)),
+    "link_dot": ((_MATRIX, _MATRIX), (_MATRIX,)),
+    "mix_backward": ((_MATRIX, _MATRIX, _MATRIX), (_MATRIX, _MATRIX)),
+    "mix_chain": ((_CHAIN, _MATRIX), (_MATRIX,)),
+    "mix_chain_forward": ((_CHAIN, _MATRIX), (_MATRIX, _STATES)),
+    "mix_chain_backward": ((_MATRIX, _CHAIN, _MATRIX, _STATES), (_CHAIN, _MATRIX)),
+}
+
+
 def _register_vmap(name: str) -> None:
-    """Makes the mapped dimension a leading batch dimension, in front of equal numbers of others."""
+    """Makes the mapped dimension the first batch dimension, before equal numbers of others."""
     operator: Callable[..., Tensor | tuple[Tensor, ...]] = getattr(torch.ops.paramixer, name)
+    operands, results = _LAYOUTS[name]
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        *tensors, offsets = args
-        dims = in_dims[: len(tensors)]
-        # The rank each tensor has for the function under vmap; broadcasting aligns from the right.
-        logical = [t.dim() - (d is not None) for t, d in zip(tensors, dims, strict=True)]
-        rank = max(logical)
+        tensors, others = args[: len(operands)], args[len(operands) :]
+        dims = in_dims[: len(operands)]
+        # The batch dimensions each tensor has for the function under vmap; broadcasting aligns
+        # them from the right.
+        ranks = [
+            tensor.dim() - (dim is not None) - before - after
+            for tensor, dim, (before, after) in zip(tensors, dims, operands, strict=True)
+        ]
         batched = []
-        for tensor, dim, own in zip(tensors, dims, logical, strict=True):
-            front = tensor.unsqueeze(0) if dim is None else tensor.movedim(dim, 0)
-            padding = (1,) * (rank - own)
-            batched.append(front.reshape(front.shape[:1] + padding + front.shape[1:]))
-        if name == "mix_backward":  # its grad has the batch dimensions of weight and value together
-            for index in (0, 1):
-                shape = batched[index].shape[1:]
-                batched[index] = batched[index].expand(info.batch_size, *shape)
-        result = operator(*batched, offsets)
-        return result, 0 if isinstance(result, Tensor) else (0, 0)
+        for tensor, dim, (before, _), rank in zip(tensors, dims, operands, ranks, strict=True):
+            front = tensor.unsqueeze(before) if dim is None else tensor.movedim(dim, before)
+            padding = (1,) * (max(ranks) - rank)
+            shape = front.shape
+            batched.append(front.reshape(shape[: before + 1] + padding + shape[before + 1 :]))
+        if len(operands) > 2:  # a gradient and states have the batch of weight and value together
+            batched = [
+                tensor.expand(*tensor.shape[:before], info.batch_size, *tensor.shape[before + 1 :])
+                for tensor, (before, _) in zip(batched, operands, strict=True)
+            ]
+        result = operator(*batched, *others)
+        if isinstance(result, Tensor):
+            return result, 0
+        return result, tuple(before for before, _ in results)
 
     torch.library.register_vmap(f"paramixer::{name}", rule)
 
 
-for _name in ("mix", "mix_transpose", "link_dot", "mix_backward"):
+for _name in _LAYOUTS:
     _register_vmap(_name)

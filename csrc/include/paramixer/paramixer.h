@@ -16,6 +16,8 @@
 #include <paramixer/links.h>
 #include <paramixer/version.h>
 
+#include <string_view>
+
 namespace paramixer {
 
 // Y[i,c] = sum_k W[i,k] V[(i + o_k) mod N, c]: one sparse factor applied to V. (*, N, D)
@@ -30,5 +32,17 @@ PARAMIXER_API at::Tensor mix_transpose(const at::Tensor& weight, const at::Tenso
 // A[i,k] = sum_c G[i,c] V[(i + o_k) mod N, c]: the inner products along the links. (*, N, K)
 PARAMIXER_API at::Tensor link_dot(const at::Tensor& grad, const at::Tensor& value,
                                   at::IntArrayRef offsets);
+
+// V_0 = V; V_m = S_m(W_m) V_{m-1} + R_m for m = 1 .. M: a whole chain of factors applied to V. The
+// weight is (*, N, M, K), offsets are M K integers, one factor after the other, and the result V_M
+// is (*, N, D).
+//
+//   residual  R_m: "none" 0, "previous" V_{m-1}, "initial" V_0
+//   save      what training keeps besides W: "boundaries" at most three tensors of V's size,
+//   "input"
+//             V alone, and computes the rest again
+PARAMIXER_API at::Tensor mix_chain(const at::Tensor& weight, const at::Tensor& value,
+                                   at::IntArrayRef offsets, std::string_view residual = "none",
+                                   std::string_view save = "boundaries");
 
 }  // namespace paramixer

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paramixer.nn.paramixer import Paramixer, apply_chain
+from paramixer.nn.paramixer import Paramixer
+from paramixer.ops import mix_chain
 
 
 def dense_map(
@@ -33,5 +34,5 @@ def dense_map(
     identity = identity.expand(weight.shape[0], weight.shape[1], -1, -1)
     if mask is not None:
         identity = identity.masked_fill(~mask[:, None, :, None], 0)
-    dense = apply_chain(weight, identity, module.offsets, module.residual if residual else "none")
+    dense = mix_chain(weight, identity, module.offsets, module.residual if residual else "none")
     return dense.squeeze(1) if module.heads == 1 else dense

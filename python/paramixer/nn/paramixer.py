@@ -12,24 +12,8 @@ from torch import Tensor, nn
 
 from paramixer import links as protocols
 from paramixer._checks import check_choice, check_offsets, check_sequence, check_size
+from paramixer.ops import mix_chain
 from paramixer.reference import RESIDUALS
-
-
-def apply_chain(weight: Tensor, value: Tensor, offsets: list[list[int]], residual: str) -> Tensor:
-    """V_m = S_m(W_m) V_{m-1} + R_m over all factors; weight (*, N, M, K), value (*, N, D)."""
-    state = value
-    # The factor dimension goes to the front: its gradients are then stacked as one block a factor,
-    # which is the layout the batched link networks work on.
-    for factor, factor_offsets in zip(  # noqa: B905 - TorchScript
-        weight.movedim(-2, 0).unbind(0), offsets
-    ):
-        mixed = torch.ops.paramixer.mix(factor, state, factor_offsets)
-        if residual == "previous":
-            mixed = mixed + state
-        elif residual == "initial":
-            mixed = mixed + value
-        state = mixed
-    return state
 
 
 class FactorLinear(nn.Module):
@@ -180,7 +164,7 @@ class Paramixer(nn.Module):
         # (B, N, C) to (B, H, N, C / H): heads are batch dimensions.
         value = value.unflatten(2, [self.heads, self.value_width // self.heads]).transpose(1, 2)
         weight = self.head_weights(source, mask)
-        mixed = apply_chain(weight, value, self.offsets, self.residual)
+        mixed = mix_chain(weight, value, self.offsets, self.residual)
         return mixed.transpose(1, 2).flatten(2)
 
     def link_weights(self, x: Tensor) -> Tensor:
