@@ -10,37 +10,90 @@ from paramixer import reference
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
+FACTORS = 3  # of the chains below
+
+
 @dataclass(frozen=True)
 class Operator:
-    """A bilinear f(first, second, offsets); `columns` says what its operands' columns are."""
+    """A function f(first, second, offsets); `columns` says what its operands hold in a row."""
 
     name: str
     function: Callable
     oracle: Callable
-    columns: tuple[str, str]
+    columns: tuple[tuple[str, ...], tuple[str, ...]]
+    linear_in: tuple[int, ...] = (0, 1)  # the gradients of these operands do not need themselves
+    products: int = 1  # done one after the other
 
     @property
     def overload(self):
         return getattr(torch.ops.paramixer, self.name).default
 
+    def arguments(self, offsets):
+        """What the dispatcher's operator takes after its operands."""
+        return (offsets,)
+
+    def torchs(self, first, second, offsets):
+        """What PyTorch makes of it in the operands' dtype: the yardstick for errors."""
+        return self.oracle(first, second, offsets)
+
     def operands(self, batch, length, channels, links, **options):
         """Random operands (batch, N, columns); `batch` is one shape or one for each operand."""
-        width = {"links": links, "channels": channels}
+        width = {"factors": FACTORS, "links": links, "channels": channels}
         batches = batch if batch and isinstance(batch[0], tuple) else (batch, batch)
         return [
-            torch.randn(*shape, length, width[columns], **options)
+            torch.randn(*shape, length, *(width[column] for column in columns), **options)
             for shape, columns in zip(batches, self.columns, strict=True)
         ]
 
 
-OPERATORS = [
-    Operator("mix", paramixer.mix, reference.mix, ("links", "channels")),
-    Operator(
-        "mix_transpose", paramixer.mix_transpose, reference.mix_transpose, ("links", "channels")
-    ),
-    Operator("link_dot", paramixer.link_dot, reference.link_dot, ("channels", "channels")),
+@dataclass(frozen=True)
+class Chain(Operator):
+    """A chain of factors, each with the offsets of the one before moved on by one."""
+
+    residual: str = "none"
+
+    def arguments(self, offsets):
+        return [o for factor in chain_offsets(offsets) for o in factor], self.residual
+
+    def torchs(self, first, second, offsets):
+        return chain_of(reference.mix, first, second, chain_offsets(offsets), self.residual)
+
+
+def chain_offsets(offsets):
+    return [[offset + factor for offset in offsets] for factor in range(FACTORS)]
+
+
+def chain_of(mix, weight, value, offsets, residual):
+    """The chain, one product at a time; every state is rounded to the dtype."""
+    state = value
+    for factor, links in zip(weight.unbind(-2), offsets, strict=True):
+        added = {"none": 0, "previous": state, "initial": value}[residual]
+        state = mix(factor, state, links) + added
+    return state
+
+
+def chain(residual):
+    return Chain(
+        "mix_chain",
+        lambda w, v, offsets: paramixer.mix_chain(w, v, chain_offsets(offsets), residual),
+        lambda w, v, offsets: reference.mix_chain(w, v, chain_offsets(offsets), residual),
+        (("factors", "links"), ("channels",)),
+        linear_in=(1,),
+        products=FACTORS,
+        residual=residual,
+    )
+
+
+LINKS, CHANNELS = ("links",), ("channels",)
+ELEMENTARY = [
+    Operator("mix", paramixer.mix, reference.mix, (LINKS, CHANNELS)),
+    Operator("mix_transpose", paramixer.mix_transpose, reference.mix_transpose, (LINKS, CHANNELS)),
+    Operator("link_dot", paramixer.link_dot, reference.link_dot, (CHANNELS, CHANNELS)),
 ]
-OPERATOR_IDS = [operator.name for operator in OPERATORS]
+CHAINS = [chain(residual) for residual in reference.RESIDUALS]
+OPERATORS = ELEMENTARY + CHAINS
+OPERATOR_IDS = [operator.name for operator in ELEMENTARY]
+OPERATOR_IDS += [f"mix_chain_{operator.residual}" for operator in CHAINS]
 
 
 def transposed(tensor):
@@ -96,15 +149,18 @@ def relative_error(actual, exact):
     return ((actual.double() - exact).norm() / exact.norm().clamp_min(1e-30)).item()
 
 
-def assert_as_exact_as_torch(actual, torch_result, exact, what):
-    """At most twice the error PyTorch itself makes in that dtype, and a little."""
+def assert_as_exact_as_torch(actual, torch_result, exact, what, products=1):
+    """At most twice the error PyTorch itself makes in that dtype, and a little for each product.
+
+    In float64 that little is all there is: PyTorch's result is the exact one by definition.
+    """
     assert actual.shape == exact.shape, what
     assert actual.dtype == torch_result.dtype, what
     if exact.numel() == 0:
         return
     error = (actual.double() - exact).norm()
     allowed = 2 * (torch_result.double() - exact).norm()
-    allowed += 2 * torch.finfo(actual.dtype).eps * exact.norm() + 1e-30
+    allowed += 2 * products * torch.finfo(actual.dtype).eps * exact.norm() + 1e-30
     assert error <= allowed, f"{what}: error {error:.3g}, allowed {allowed:.3g}"
 
 

@@ -148,12 +148,17 @@ def test_autocast_under_compile(operator):
 
 @per_operator
 def test_torchscript(operator, tmp_path):
-    modules = {"mix": Mix, "mix_transpose": MixTranspose, "link_dot": LinkDot}
+    modules = {
+        "mix": Mix,
+        "mix_transpose": MixTranspose,
+        "link_dot": LinkDot,
+        "mix_chain": MixChain,
+    }
     scripted = torch.jit.script(modules[operator.name]())
     scripted.save(str(tmp_path / "op.pt"))
     loaded = torch.jit.load(str(tmp_path / "op.pt"))
     operands = [o.requires_grad_() for o in operator.operands((2,), 9, 5, len(OFFSETS))]
-    result = loaded(*operands, OFFSETS)
+    result = loaded(*operands, *operator.arguments(OFFSETS))
     torch.testing.assert_close(result, operator.function(*operands, OFFSETS), rtol=0, atol=0)
     assert result.requires_grad
 
@@ -171,3 +176,8 @@ class MixTranspose(torch.nn.Module):
 class LinkDot(torch.nn.Module):
     def forward(self, grad, value, offsets: list[int]):
         return paramixer.link_dot(grad, value, offsets)
+
+
+class MixChain(torch.nn.Module):
+    def forward(self, weight, value, offsets: list[int], residual: str):
+        return paramixer.mix_chain(weight, value, offsets, residual)

@@ -59,12 +59,13 @@ def test_third_order(operator):
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_opcheck(operator, requires_grad):
     operands = double_operands(operator, requires_grad=requires_grad)
-    torch.library.opcheck(operator.overload, (*operands, OFFSETS))
+    arguments = operator.arguments(OFFSETS)
+    torch.library.opcheck(operator.overload, (*operands, *arguments))
     broadcast = double_operands(operator, ((3, 1), (2,)), requires_grad)
-    torch.library.opcheck(operator.overload, (*broadcast, OFFSETS))
+    torch.library.opcheck(operator.overload, (*broadcast, *arguments))
     strided = [LAYOUTS["channel_sliced"](o.detach()).bfloat16() for o in operands]
     strided = [o.requires_grad_(requires_grad) for o in strided]
-    torch.library.opcheck(operator.overload, (*strided, OFFSETS), rtol=0.05, atol=0.05)
+    torch.library.opcheck(operator.overload, (*strided, *arguments), rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
@@ -204,8 +205,8 @@ def test_forward_mode(operator):
     with forward_ad.dual_level():
         duals = [forward_ad.make_dual(p, t) for p, t in zip(primals, tangents, strict=True)]
         tangent = forward_ad.unpack_dual(operator.function(*duals, OFFSETS)).tangent
-    expected = operator.oracle(tangents[0], primals[1], OFFSETS)
-    expected = expected + operator.oracle(primals[0], tangents[1], OFFSETS)
+    oracle = lambda *inputs: operator.oracle(*inputs, OFFSETS)
+    _, expected = jvp(oracle, tuple(primals), tuple(tangents))
     torch.testing.assert_close(tangent, expected)
 
 
@@ -255,7 +256,7 @@ def test_hooked_and_checkpointed(operator):
     packed = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t, lambda t: t):
         operator.function(*operands, OFFSETS)
-    assert len(packed) == 2
+    assert len([tensor for tensor in packed if tensor.numel()]) == 2
     run = lambda *inputs: operator.function(*inputs, OFFSETS).sin().sum()
     loss = torch.utils.checkpoint.checkpoint(run, *operands, use_reentrant=False)
     torch.testing.assert_close(

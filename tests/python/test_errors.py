@@ -7,7 +7,11 @@ from support import OPERATOR_IDS, OPERATORS
 
 OPS = torch.ops.paramixer
 W, V = (2, 5, 3), (2, 5, 4)
+C, S = (2, 5, 2, 3), (0, 2, 5, 4)  # the weight of a chain of two factors, no states
 OFFSETS = [0, 1, 2]
+CHAIN = [0, 1, 2, 0, 2, 4]
+# What an operator takes besides operands and offsets.
+MORE = {"mix_chain_forward": ("none", []), "mix_chain_backward": ("none", [])}
 
 
 def tensors(device, *shapes, dtype=torch.float32):
@@ -40,6 +44,18 @@ WRONG_SHAPES = [
     ("mix_backward", (V[1:], W, V), OFFSETS, "mix_backward: grad must have the shape of mix"),
     ("mix_backward", ((2, 5, 9), W, V), OFFSETS, "mix_backward: grad and value must have the same"),
     ("mix_backward", (V, (2, 5, 2), V), OFFSETS, "mix_backward: weight must have one column per"),
+    ("mix_chain", (W[1:], V), CHAIN, r"mix_chain: weight must have at least three .*\[5, 3\]"),
+    ("mix_chain", (C, (4,)), CHAIN, "mix_chain: value must have at least two dimensions"),
+    ("mix_chain", (C, (2, 6, 4)), CHAIN, "mix_chain: .* the same length N in dimensions -3 and -2"),
+    ("mix_chain", (C, (3, 5, 4)), CHAIN, "mix_chain: batch dimensions of weight and value must br"),
+    ("mix_chain", ((2, 5, 0, 3), V), [], "mix_chain: weight must hold at least one factor"),
+    ("mix_chain", ((2, 5, 2, 0), V), [], "mix_chain: weight must hold 1 to 64 links in dim"),
+    ("mix_chain", ((2, 5, 1, 65), V), [0] * 65, "mix_chain: weight must hold 1 to 64 links in dim"),
+    ("mix_chain", (C, V), OFFSETS, r"mix_chain: offsets must hold M K .*got 3 for shape \[2, 5, 2"),
+    ("mix_chain_forward", (C, V), OFFSETS, "mix_chain_forward: offsets must hold M K integers"),
+    ("mix_chain_backward", (V[1:], C, V, S), CHAIN, "mix_chain_backward: grad must have the shape"),
+    ("mix_chain_backward", (V, C, V, S[1:]), CHAIN, "mix_chain_backward: states must have the sha"),
+    ("mix_chain_backward", (V, C, V, S), OFFSETS, "mix_chain_backward: offsets must hold M K int"),
 ]
 
 
@@ -50,9 +66,42 @@ def test_shapes_and_values(device, name, shapes, offsets, message):
         pytest.skip("no GPU")
     operands = tensors(device, *shapes)
     with pytest.raises(ValueError, match=message):
-        getattr(OPS, name)(*operands, offsets)
+        getattr(OPS, name)(*operands, offsets, *MORE.get(name, ()))
     with pytest.raises(ValueError, match=message):
-        getattr(OPS, name)(*(o.requires_grad_() for o in operands), offsets)
+        getattr(OPS, name)(
+            *(o.requires_grad_() for o in operands), offsets, *MORE.get(name, ())
+        )
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_choices_of_a_chain(device, requires_grad):
+    weight, value = (t.requires_grad_(requires_grad) for t in tensors(device, C, V))
+    message = r"mix_chain: residual must be one of \('none', 'previous', 'initial'\) \(got 'last'\)"
+    with pytest.raises(ValueError, match=message):
+        paramixer.mix_chain(weight, value, CHAIN, "last")
+    message = r"mix_chain: save must be one of \('boundaries', 'input'\) \(got 'all'\)"
+    with pytest.raises(ValueError, match=message):
+        paramixer.mix_chain(weight, value, CHAIN, save="all")
+    for boundaries in ([0], [2], [1, 1], [-1]):
+        with pytest.raises(ValueError, match="mix_chain_forward: boundaries must ascend"):
+            OPS.mix_chain_forward(weight, value, CHAIN, "none", boundaries)
+
+
+@pytest.mark.parametrize("offsets", [[[0, 1, 2]], [[0, 1], [2, 3]], [[0, 1], [2, 3], [4, 5]]])
+def test_lists_of_offsets_of_a_chain(offsets):
+    """Their count is checked too: three lists of two are as many integers as two of three."""
+    with pytest.raises(ValueError, match="mix_chain: offsets must hold M lists of K integers"):
+        paramixer.mix_chain(*tensors("cpu", C, V), offsets)
+
+
+@pytest.mark.parametrize("states", [False, True])
+def test_gradient_and_states_of_a_chain_have_its_dtype(states):
+    tensor = tensors("cpu", V, C, V, S)
+    wrong = 3 if states else 0
+    tensor[wrong] = tensor[wrong].double()
+    with pytest.raises(TypeError, match="mix_chain_backward: (grad|states) and value must have on"):
+        OPS.mix_chain_backward(*tensor, CHAIN, "none", [])
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
@@ -88,13 +137,25 @@ def test_sparse_tensors_are_refused():
 
 
 @pytest.mark.skipif(paramixer.has_cuda(), reason="this build has CUDA kernels")
-@pytest.mark.parametrize("name", ["mix", "mix_transpose", "link_dot", "mix_backward"])
-def test_cuda_tensors_in_a_cpu_build(name):
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("mix", (W, V)),
+        ("mix_transpose", (W, V)),
+        ("link_dot", (V, V)),
+        ("mix_backward", (V, W, V)),
+        ("mix_chain", (C, V)),
+        ("mix_chain_forward", (C, V)),
+        ("mix_chain_backward", (V, C, V, S)),
+    ],
+)
+def test_cuda_tensors_in_a_cpu_build(name, shapes):
     """What the dispatcher calls for CUDA tensors names the remedy; reached without a GPU."""
-    shapes = (V, W, V) if name == "mix_backward" else (V, V) if name == "link_dot" else (W, V)
     cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     with pytest.raises(NotImplementedError, match=f"{name}: .* no CUDA kernels.*PARAMIXER_CUDA=ON"):
-        getattr(OPS, name).default.redispatch(cuda, *tensors("cpu", *shapes), OFFSETS)
+        getattr(OPS, name).default.redispatch(
+            cuda, *tensors("cpu", *shapes), OFFSETS, *MORE.get(name, ())
+        )
 
 
 def test_negated_views():
@@ -113,6 +174,18 @@ def test_schemas():
         "link_dot": "(Tensor grad, Tensor value, int[] offsets) -> Tensor",
         "mix_backward": (
             "(Tensor grad, Tensor weight, Tensor value, int[] offsets) -> (Tensor, Tensor)"
+        ),
+        "mix_chain": (
+            '(Tensor weight, Tensor value, int[] offsets, str residual="none", '
+            'str save="boundaries") -> Tensor'
+        ),
+        "mix_chain_forward": (
+            "(Tensor weight, Tensor value, int[] offsets, str residual, int[] boundaries) -> "
+            "(Tensor, Tensor)"
+        ),
+        "mix_chain_backward": (
+            "(Tensor grad, Tensor weight, Tensor value, Tensor states, int[] offsets, "
+            "str residual, int[] boundaries) -> (Tensor, Tensor)"
         ),
     }
     for name, schema in expected.items():

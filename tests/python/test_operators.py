@@ -24,12 +24,12 @@ def check(operator, operands, offsets, grad_layout=torch.Tensor.contiguous):
     exact_operands = [operand.double() for operand in operands]
     grad = grad_layout(torch.randn_like(operator.oracle(*exact_operands, offsets)).to(operands[0]))
     actual = forward_and_gradients(operator.function, operands, offsets, grad)
-    torchs = forward_and_gradients(operator.oracle, operands, offsets, grad)
+    torchs = forward_and_gradients(operator.torchs, operands, offsets, grad)
     exact = forward_and_gradients(operator.oracle, exact_operands, offsets, grad.double())
     for what, *results in zip(
         ("result", "d first", "d second"), actual, torchs, exact, strict=True
     ):
-        assert_as_exact_as_torch(*results, what)
+        assert_as_exact_as_torch(*results, what, operator.products)
     return actual, exact
 
 
@@ -116,9 +116,11 @@ def test_empty(operator, batch, length, channels, device):
         assert torch.equal(actual[0], torch.zeros_like(actual[0]))
 
 
-@pytest.mark.parametrize("operator", OPERATORS[:2], ids=OPERATOR_IDS[:2])
+@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_result_layout_is_empty_like_of_the_second_operand(operator, layout, device):
+    if operator.name == "link_dot":
+        return  # always contiguous
     first, second = operator.operands((2, 3), 7, 4, 2, device=device)
     second = LAYOUTS[layout](second)
     for first_device in (device, "meta"):
@@ -177,8 +179,8 @@ def test_only_wanted_gradients_are_computed(wanted, operators, device):
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
 def test_only_needed_operands_are_saved(operator, device):
-    """The gradient of one operand needs the other; that one may change in between."""
-    for needs in (0, 1):
+    """What a function is linear in may change in between: its gradient does not need it."""
+    for needs in operator.linear_in:
         operands = operator.operands((2,), 9, 4, 3, device=device)
         operands[needs].requires_grad_()
         exact = torch.autograd.grad(operator.function(*operands, [0, 1, 2]).sum(), operands[needs])
@@ -211,9 +213,10 @@ def test_nan_and_infinity_spread_as_ieee_says(operator, dtype, device):
     second[0, 7, 2] = float("inf")
     result = operator.function(first, second, [0, 1, -2])
     expected = operator.oracle(first, second, [0, 1, -2])
-    torch.testing.assert_close(result, expected, equal_nan=True, rtol=1e-2, atol=1e-2)
     assert torch.equal(result.isnan(), expected.isnan())
-    assert torch.equal(result.isinf(), expected.isinf())
+    assert torch.equal(result[expected.isinf()], expected[expected.isinf()])
+    finite = expected.isfinite()
+    assert relative_error(result[finite], expected[finite]) <= 1e-2
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
