@@ -293,21 +293,15 @@ struct ChainFunction : torch::autograd::Function<ChainFunction> {
   }
 };
 
-// Whether derivatives are asked for that only the single-factor operators have.
-template <typename... Tensors>
-bool needs_composition(const Tensors&... tensors) {
-  return has_tangent(tensors...) ||
-         (in_functorch() && torch::autograd::compute_requires_grad(tensors...));
-}
-
 at::Tensor mix_chain_autograd(c10::DispatchKeySet keys, const at::Tensor& weight,
                               const at::Tensor& value, at::IntArrayRef offsets,
                               std::string_view residual, std::string_view save) {
   static const auto op = find_operator<Chain>("paramixer::mix_chain");
-  if (needs_composition(weight, value)) {
+  const bool requires_grad = torch::autograd::compute_requires_grad(weight, value);
+  if (has_tangent(weight, value) || (requires_grad && in_functorch())) {
     return mix_chain_sequence(weight, value, offsets, residual, save);
   }
-  if (torch::autograd::compute_requires_grad(weight, value)) {
+  if (requires_grad) {
     const auto choices = check_mix_chain(weight, value, offsets, residual, save);
     return ChainFunction::apply(weight, value, offsets, residual, choices.save_boundaries);
   }

@@ -3,7 +3,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/stack.h>
 
-#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -41,6 +40,16 @@ at::Tensor run(const Factors& factors, int64_t begin, int64_t end, const at::Ten
     keep(m + 1, state);
   }
   return state;
+}
+
+// V_M; `keep(p, V_m)` is shown the state at the p-th boundary.
+template <typename Keep>
+at::Tensor run_forward(const Factors& factors, const at::Tensor& value, at::IntArrayRef boundaries,
+                       const Keep& keep) {
+  size_t next = 0;
+  return run(factors, 0, factors.count(), value, value, [&](int64_t m, const at::Tensor& state) {
+    if (next < boundaries.size() && boundaries[next] == m) keep(next++, state);
+  });
 }
 
 // The gradient of a state on its way from V_M to V_0.
@@ -98,7 +107,7 @@ at::Tensor mix_chain_sequence(const at::Tensor& weight, const at::Tensor& value,
                               std::string_view save) {
   const auto choices = check_mix_chain(weight, value, offsets, residual, save);
   const Factors factors{weight, offsets, choices.residual};
-  return run(factors, 0, factors.count(), value, value, [](int64_t, const at::Tensor&) {});
+  return run_forward(factors, value, /*boundaries=*/{}, [](size_t, const at::Tensor&) {});
 }
 
 std::tuple<at::Tensor, at::Tensor> mix_chain_forward_sequence(const at::Tensor& weight,
@@ -109,11 +118,8 @@ std::tuple<at::Tensor, at::Tensor> mix_chain_forward_sequence(const at::Tensor& 
   const Factors factors{weight, offsets,
                         check_mix_chain_forward(weight, value, offsets, residual, boundaries)};
   at::Tensor states = allocate_chain_states(weight, value, boundaries);
-  const auto keep = [&](int64_t m, const at::Tensor& state) {
-    const auto found = std::find(boundaries.begin(), boundaries.end(), m);
-    if (found != boundaries.end()) states.select(0, found - boundaries.begin()).copy_(state);
-  };
-  return {run(factors, 0, factors.count(), value, value, keep), states};
+  const auto keep = [&](size_t p, const at::Tensor& state) { states.select(0, p).copy_(state); };
+  return {run_forward(factors, value, boundaries, keep), states};
 }
 
 std::tuple<at::Tensor, at::Tensor> mix_chain_backward_sequence(
@@ -139,12 +145,8 @@ std::tuple<at::Tensor, at::Tensor> compose_chain_forward(const at::Tensor& weigh
   const Factors factors{weight, offsets,
                         check_mix_chain_forward(weight, value, offsets, residual, boundaries)};
   std::vector<at::Tensor> kept;
-  const auto keep = [&](int64_t m, const at::Tensor& state) {
-    if (std::find(boundaries.begin(), boundaries.end(), m) != boundaries.end()) {
-      kept.push_back(state);
-    }
-  };
-  const at::Tensor result = run(factors, 0, factors.count(), value, value, keep);
+  const auto keep = [&](size_t, const at::Tensor& state) { kept.push_back(state); };
+  const at::Tensor result = run_forward(factors, value, boundaries, keep);
   return {result, kept.empty() ? allocate_chain_states(weight, value, {}) : at::stack(kept)};
 }
 
@@ -156,7 +158,8 @@ std::tuple<at::Tensor, at::Tensor> compose_chain_backward(const at::Tensor& grad
   const Factors factors{weight, offsets, residual};
   std::vector<at::Tensor> d_weights(factors.count());
   const auto keep = [&](int64_t m, const at::Tensor& factor) { d_weights[m] = factor; };
-  const at::Tensor d_value = run_backward(factors, grad, value, /*states=*/{}, {}, keep);
+  const at::Tensor d_value =
+      run_backward(factors, grad, value, /*states=*/{}, /*boundaries=*/{}, keep);
   return {at::stack(d_weights, -2), d_value};
 }
 

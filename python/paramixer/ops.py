@@ -119,10 +119,10 @@ def mix_chain(
     flat: list[int] = []
     if torch.jit.is_scripting():
         if torch.jit.isinstance(offsets, list[int]):
-            flat = offsets
+            flat = offsets  # type: ignore[assignment]  # what TorchScript has just found out
         elif torch.jit.isinstance(offsets, list[list[int]]):
             for factor in offsets:
-                flat += factor
+                flat += factor  # type: ignore[arg-type]
     else:
         flat = _flat_offsets(weight, offsets)
     return torch.ops.paramixer.mix_chain(weight, value, flat, residual, save)

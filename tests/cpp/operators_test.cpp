@@ -70,11 +70,61 @@ TEST(Operators, GradientOfWeightIsLinkDot) {
   EXPECT_TRUE(torch::allclose(gradients[1], paramixer::mix_transpose(inputs[0], grad, kOffsets)));
 }
 
+// Two factors with different offsets, as a chain and as one product after the other.
+const std::vector<int64_t> kChainOffsets = {0, 1, -2, 14};
+constexpr int64_t kChainFactors = 2;
+
+std::vector<at::Tensor> chain_leaves() {
+  torch::manual_seed(0);
+  const auto options = torch::TensorOptions(torch::kDouble).requires_grad(true);
+  return {torch::randn({2, 9, kChainFactors, 2}, options), torch::randn({2, 9, 5}, options)};
+}
+
+at::Tensor chain_of_products(const at::Tensor& weight, const at::Tensor& value,
+                             const std::string& residual) {
+  at::Tensor state = value;
+  for (int64_t m = 0; m < kChainFactors; ++m) {
+    const at::Tensor input = state;
+    state =
+        paramixer::mix(weight.select(-2, m), input, at::IntArrayRef(kChainOffsets).slice(2 * m, 2));
+    if (residual == "previous") state = state + input;
+    if (residual == "initial") state = state + value;
+  }
+  return state;
+}
+
+class Chain : public testing::TestWithParam<const char*> {};
+
+TEST_P(Chain, IsOneProductAfterTheOther) {
+  const auto inputs = chain_leaves();
+  const auto result = paramixer::mix_chain(inputs[0], inputs[1], kChainOffsets, GetParam());
+  const auto expected = chain_of_products(inputs[0], inputs[1], GetParam());
+  EXPECT_TRUE(torch::allclose(result, expected));
+
+  const auto grad = torch::randn_like(result);
+  auto actual = torch::autograd::grad({result.sin()}, inputs, {grad}, std::nullopt,
+                                      /*create_graph=*/true);
+  auto wanted = torch::autograd::grad({expected.sin()}, inputs, {grad}, std::nullopt,
+                                      /*create_graph=*/true);
+  for (auto* gradients : {&actual, &wanted}) {
+    const auto second =
+        torch::autograd::grad({(*gradients)[0].sin().sum() + (*gradients)[1].cos().sum()}, inputs);
+    gradients->insert(gradients->end(), second.begin(), second.end());
+  }
+  for (size_t i = 0; i < actual.size(); ++i) EXPECT_TRUE(torch::allclose(actual[i], wanted[i]));
+}
+
+INSTANTIATE_TEST_SUITE_P(Residuals, Chain, testing::Values("none", "previous", "initial"),
+                         [](const auto& info) { return std::string(info.param); });
+
 TEST(Operators, ErrorsHaveTheirTypes) {
   const auto inputs = leaves();
   EXPECT_THROW(paramixer::mix(inputs[0], inputs[1], {0, 1}), c10::ValueError);
   EXPECT_THROW(paramixer::mix(inputs[0], inputs[1].to(torch::kFloat), kOffsets), c10::TypeError);
   EXPECT_THROW(paramixer::link_dot(inputs[0], inputs[1], kOffsets), c10::ValueError);
+  const auto chain = chain_leaves();
+  EXPECT_THROW(paramixer::mix_chain(chain[0], chain[1], kChainOffsets, "last"), c10::ValueError);
+  EXPECT_THROW(paramixer::mix_chain(chain[0], chain[1], {0, 1}), c10::ValueError);
 }
 
 TEST(Operators, EmptyTensors) {

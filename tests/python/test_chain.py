@@ -131,19 +131,22 @@ def test_vmap_of_the_inner_operators(in_dims):
         torch.testing.assert_close(output, torch.stack(expected), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("wanted", "backward"),
-    [((True, True), "both"), ((True, False), "both"), ((False, True), "value")],
-)
+def saved_tensors(operands, offsets, residual="none", save="boundaries"):
+    """The result, and what hooks see of the tensors saved for backward."""
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        result = paramixer.mix_chain(*operands, offsets, residual, save)
+    return result, saved
+
+
 @per_residual
-def test_only_needed_tensors_are_saved(residual, wanted, backward, device):
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+def test_only_needed_tensors_are_saved(residual, wanted, device):
     """The gradient of the value needs the weight alone."""
     operands = operands_of(OFFSETS, 9, 4, dtype=torch.float64, device=device)
     leaves = [o.requires_grad_(needs) for o, needs in zip(operands, wanted, strict=True)]
-    saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        result = paramixer.mix_chain(*leaves, OFFSETS, residual, save="input")
-    expected = leaves if backward == "both" else leaves[:1]
+    result, saved = saved_tensors(leaves, OFFSETS, residual, "input")
+    expected = leaves if wanted[0] else leaves[:1]
     assert [t.data_ptr() for t in saved if t.numel()] == [t.data_ptr() for t in expected]
     wanted_leaves = [leaf for leaf in leaves if leaf.requires_grad]
     grad = torch.randn_like(result)
@@ -154,17 +157,16 @@ def test_only_needed_tensors_are_saved(residual, wanted, backward, device):
 
 @pytest.mark.parametrize(("factors", "count"), [(1, 0), (2, 1), (3, 2), (4, 2), (14, 2)])
 @pytest.mark.parametrize("save", ["boundaries", "input"])
-def test_states_saved_beside_weight_and_value(factors, count, save):
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_states_saved_beside_weight_and_value(factors, count, save, device):
     """On any device but the CPU, whose kernels compute all states again on chip."""
-    for device, expected in (("meta", count if save == "boundaries" else 0), ("cpu", 0)):
-        weight = torch.randn(2, 5, factors, 3, requires_grad=True, device=device)
-        value = torch.randn(2, 5, 4, requires_grad=True, device=device)
-        saved = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-            result = paramixer.mix_chain(weight, value, [[0, 1, 2]] * factors, save=save)
-        assert sum(t.numel() for t in saved[2:]) == expected * value.numel()
-        result.sum().backward()
-        assert weight.grad.shape == weight.shape
+    expected = count if (device, save) == ("meta", "boundaries") else 0
+    weight = torch.randn(2, 5, factors, 3, requires_grad=True, device=device)
+    value = torch.randn(2, 5, 4, requires_grad=True, device=device)
+    result, saved = saved_tensors((weight, value), [[0, 1, 2]] * factors, save=save)
+    assert sum(t.numel() for t in saved[2:]) == expected * value.numel()
+    result.sum().backward()
+    assert (weight.grad.shape, value.grad.shape) == (weight.shape, value.shape)
 
 
 def test_offsets_in_one_list_or_one_a_factor():

@@ -68,9 +68,7 @@ def test_shapes_and_values(device, name, shapes, offsets, message):
     with pytest.raises(ValueError, match=message):
         getattr(OPS, name)(*operands, offsets, *MORE.get(name, ()))
     with pytest.raises(ValueError, match=message):
-        getattr(OPS, name)(
-            *(o.requires_grad_() for o in operands), offsets, *MORE.get(name, ())
-        )
+        getattr(OPS, name)(*(o.requires_grad_() for o in operands), offsets, *MORE.get(name, ()))
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
