@@ -116,16 +116,22 @@ def mix_chain(
         TypeError: a dtype other than float64, float32, bfloat16, float16, or two different ones.
         NotImplementedError: a device without kernels.
     """
-    flat: list[int] = []
     if torch.jit.is_scripting():
-        if torch.jit.isinstance(offsets, list[int]):
-            flat = offsets  # type: ignore[assignment]  # what TorchScript has just found out
-        elif torch.jit.isinstance(offsets, list[list[int]]):
-            for factor in offsets:
-                flat += factor  # type: ignore[arg-type]
+        flat = _scripted_offsets(offsets)
     else:
         flat = _flat_offsets(weight, offsets)
     return torch.ops.paramixer.mix_chain(weight, value, flat, residual, save)
+
+
+def _scripted_offsets(offsets: Any) -> list[int]:
+    """The offsets of all factors in one list, in TorchScript."""
+    flat: list[int] = []
+    if torch.jit.isinstance(offsets, list[int]):
+        flat = offsets
+    elif torch.jit.isinstance(offsets, list[list[int]]):
+        for factor in offsets:
+            flat += factor
+    return flat
 
 
 def _flat_offsets(weight: Tensor, offsets: Any) -> list[int]:
