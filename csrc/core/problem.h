@@ -47,6 +47,41 @@ struct Problem {
   Operand dots;                             // (B, N, K), written
 };
 
+// Where a sweep leaves row p = q + deal s of a ring: in class class_of[q], as its row start[q] + s.
+// The next sweep's step is `deal` times as large, and its classes lie one behind the other.
+struct Deal {
+  static constexpr int kMost = 4;
+  int deal = 1;
+  int64_t classes = 1;
+  int64_t rows = 0;  // of each class
+  int64_t class_of[kMost] = {};
+  int64_t start[kMost] = {};
+};
+
+// One pass over the rows of every ring of a step, with one factor or two; see core/chain_plan.h.
+struct Sweep {
+  int first = 0;         // the first factor, counted from 0
+  int factors = 1;       // 2: a pair, links 0, 1, -1 and then 0, 2, -2
+  int columns[6] = {};   // of a pair's links in the weights of each factor
+  int64_t step = 1;      // in [0, N): rows r, r + step, r + 2 step, .. (mod N) form a ring,
+  int64_t classes = 1;   // for r = 0 .. classes - 1,
+  int64_t ring = 0;      // of so many rows
+  Deal deal;
+  const int64_t* offsets = nullptr;  // K a factor, counted along the ring, in [0, ring)
+};
+
+// A chain of factors. `problem` is that of the first factor, but for its offsets; weight and dots of
+// the others lie `weight_factor` and `dots_factor` elements behind it.
+struct ChainProblem {
+  Problem problem;
+  int64_t weight_factor = 0;
+  int64_t dots_factor = 0;
+  int32_t factors = 0;
+  Residual residual = Residual::kNone;
+  const Sweep* sweeps = nullptr;
+  int32_t sweep_count = 0;
+};
+
 // The offset as a non-negative shift along a ring of `length` positions.
 PARAMIXER_INLINE int64_t reduce_offset(int64_t offset, int64_t length) {
   const int64_t remainder = offset % length;

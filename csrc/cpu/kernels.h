@@ -19,18 +19,47 @@ struct RowRange {
 // Channels that are read and written must have a column stride of one.
 using RowKernel = void (*)(const Problem&, RowRange);
 
+// A group of channels of one batch item, which goes through a chain alone.
+struct ChainTask {
+  int64_t batch;
+  int64_t channel;
+  int64_t width;
+};
+
+// Runs one task with scratch of at least chain_scratch_bytes, aligned to kScratchAlignment. Backward
+// reads value and grad and writes result; dots, accumulators with unit strides over factors and
+// links, are written for channel 0 and added to for all others.
+using ChainKernel = void (*)(const ChainProblem&, const ChainTask&, bool stream, void* scratch);
+
+// Elements of a row of scratch with `width` accumulators: rows start on a vector of any width.
+template <typename A>
+PARAMIXER_INLINE int64_t scratch_row(int64_t width) {
+  constexpr int64_t kLanes = 64 / sizeof(A);
+  return (width + kLanes - 1) / kLanes * kLanes;
+}
+
+enum class Pass : int { kForward, kBackward };
+inline constexpr size_t kScratchAlignment = 64;
+
 struct InstructionSet {
   const char* name;
   bool (*supported)();
   RowKernel kernels[kDTypeCount][kKernelCount];  // by DType and Kernel
+  ChainKernel chain_kernels[kDTypeCount][2];     // by DType and Pass
 
   RowKernel kernel(DType dtype, Kernel kernel) const {
     return kernels[static_cast<int>(dtype)][static_cast<int>(kernel)];
+  }
+  ChainKernel kernel(DType dtype, Pass pass) const {
+    return chain_kernels[static_cast<int>(dtype)][static_cast<int>(pass)];
   }
 };
 
 // Best first; the last one, "baseline", is supported everywhere.
 std::span<const InstructionSet* const> instruction_sets();
+
+// What a task of `width` channels needs.
+int64_t chain_scratch_bytes(const ChainProblem& chain, DType dtype, Pass pass, int64_t width);
 
 // The best one this processor supports, or the one named by the environment variable
 // PARAMIXER_CPU_ISA (read once). Throws std::runtime_error when that name is unknown or not

@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "cpu/kernels.h"
-#include "ops/chain_sequence.h"
 #include "ops/prepare.h"
 
 #ifndef _OPENMP
@@ -67,9 +66,6 @@ TORCH_LIBRARY_IMPL(paramixer, CPU, m) {
   m.impl("mix_transpose", &mix_transpose);
   m.impl("link_dot", &link_dot);
   m.impl("mix_backward", &mix_backward);
-  m.impl("mix_chain", &ops::mix_chain_sequence);
-  m.impl("mix_chain_forward", &ops::mix_chain_forward_sequence);
-  m.impl("mix_chain_backward", &ops::mix_chain_backward_sequence);
 }
 
 }  // namespace

@@ -151,6 +151,39 @@ PARAMIXER_INLINE A sum_lanes(const Vector<A, W>& vector) {
   }
 }
 
+// Vectors that hold several sums at once: kBlocks blocks of W / kBlocks lanes each, one a sum. Halves
+// every block of two vectors and lays those of `second` behind those of `first`.
+template <typename A, int W, int kBlocks>
+PARAMIXER_INLINE Vector<A, W> add_halves(const Vector<A, W>& first, const Vector<A, W>& second) {
+  constexpr int kHalf = W / kBlocks / 2;
+  constexpr auto from = []<int kUpper>(int lane) {
+    const int block = lane / kHalf;
+    return block / kBlocks * W + block % kBlocks * 2 * kHalf + lane % kHalf + kUpper * kHalf;
+  };
+  return [&]<int... lane>(std::integer_sequence<int, lane...>) {
+    return __builtin_shufflevector(first, second, from.template operator()<0>(lane)...) +
+           __builtin_shufflevector(first, second, from.template operator()<1>(lane)...);
+  }(std::make_integer_sequence<int, W>());
+}
+
+// The sums of kCount vectors, in the same order as sum_lanes of each. A power of two.
+template <typename A, int W, int kBlocks, int kCount>
+PARAMIXER_INLINE void sum_vectors(Vector<A, W> (&vector)[kCount], A* to) {
+  if constexpr (kBlocks == W) {
+    constexpr int kSums = kCount * W;
+    __builtin_memcpy(to, vector, kSums * sizeof(A));
+  } else if constexpr (kCount == 1) {
+    Vector<A, W> half[1] = {add_halves<A, W, kBlocks>(vector[0], vector[0])};
+    sum_vectors<A, W, 2 * kBlocks>(half, to);
+  } else {
+    Vector<A, W> half[kCount / 2];
+    for (int i = 0; i < kCount / 2; ++i) {
+      half[i] = add_halves<A, W, kBlocks>(vector[2 * i], vector[2 * i + 1]);
+    }
+    sum_vectors<A, W, 2 * kBlocks>(half, to);
+  }
+}
+
 // L lanes in as few machine vectors as hold them.
 template <typename T, int L>
 struct Lanes {
@@ -165,6 +198,11 @@ struct Lanes {
     for (int p = 0; p < kParts; ++p) lanes.part[p] = Vector<A, kWidth>{};
     return lanes;
   }
+  static PARAMIXER_INLINE Lanes all(A lane) {
+    Lanes lanes;
+    for (int p = 0; p < kParts; ++p) lanes.part[p] = Vector<A, kWidth>{} + lane;
+    return lanes;
+  }
   static PARAMIXER_INLINE Lanes read(const T* from) {
     Lanes lanes;
     for (int p = 0; p < kParts; ++p) lanes.part[p] = load<kWidth>(from + p * kWidth);
@@ -176,20 +214,30 @@ struct Lanes {
   PARAMIXER_INLINE void write_past_caches(T* to) const {
     for (int p = 0; p < kParts; ++p) stream(to + p * kWidth, part[p]);
   }
+  PARAMIXER_INLINE void scale(A factor) {
+    for (int p = 0; p < kParts; ++p) part[p] *= factor;
+  }
+  PARAMIXER_INLINE void multiply(const Lanes& other) {
+    for (int p = 0; p < kParts; ++p) part[p] *= other.part[p];
+  }
+  PARAMIXER_INLINE void add(const Lanes& other) {
+    for (int p = 0; p < kParts; ++p) part[p] += other.part[p];
+  }
   PARAMIXER_INLINE void add_scaled(A factor, const Lanes& other) {
     for (int p = 0; p < kParts; ++p) part[p] += factor * other.part[p];
   }
   PARAMIXER_INLINE void add_product(const Lanes& a, const Lanes& b) {
     for (int p = 0; p < kParts; ++p) part[p] += a.part[p] * b.part[p];
   }
-  PARAMIXER_INLINE A sum() const {
-    // Parts are added pairwise first: the same tree as one wide vector's.
+  // Parts added pairwise: the same tree as one wide vector's.
+  PARAMIXER_INLINE Vector<A, kWidth> folded() const {
     Lanes tree = *this;
     for (int parts = kParts / 2; parts > 0; parts /= 2) {
       for (int p = 0; p < parts; ++p) tree.part[p] += tree.part[p + parts];
     }
-    return sum_lanes<A, kWidth>(tree.part[0]);
+    return tree.part[0];
   }
+  PARAMIXER_INLINE A sum() const { return sum_lanes<A, kWidth>(folded()); }
 };
 
 // Keeps some lanes and sets the others to zero, whatever they hold.

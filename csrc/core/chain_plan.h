@@ -1,0 +1,171 @@
+// How a chain of M sparse factors runs over a ring of N rows: which factors go together in one sweep
+// over the rows, and in which order the rows lie in between.
+//
+// Factor m of a dilated protocol (CDIL) links rows a multiple of a *step* apart, and the steps grow
+// from factor to factor. A step cuts the ring into *classes*: rows r, r + step, r + 2 step, ..
+// (mod N), gcd(N, step) of them, each a ring of its own with N / gcd(N, step) rows, on which the
+// links are short again. A sweep writes its result in the order of the classes of the next one
+// (it *deals* the rows), and from then on the classes have nothing to do with each other: each runs
+// through the rest of the chain alone, while it stays in a nearer and nearer cache. Where N is odd
+// there is one class, with its rows in another order.
+//
+// Structure is found from the offsets alone. Factors without it (CHORD) stay on the ring they are
+// on. Torch-free, plain integers.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "core/problem.h"
+
+namespace paramixer {
+
+struct ChainPlan {
+  std::vector<Sweep> sweeps;
+  std::vector<std::vector<int64_t>> offsets;  // what the sweeps point to
+};
+
+inline Deal make_deal(int64_t ring, int deal) {
+  Deal result;
+  result.deal = deal;
+  result.classes = std::gcd(ring, int64_t{deal});
+  result.rows = ring / result.classes;
+  for (int64_t q = 0; q < deal; ++q) {
+    result.class_of[q] = q % result.classes;
+    int64_t ahead = q - result.class_of[q];  // rows from the class's first one, modulo the ring
+    while (ahead % deal != 0) ahead += ring;
+    result.start[q] = ahead / deal;
+  }
+  return result;
+}
+
+namespace detail {
+
+// The offset counted in steps, in [0, ring); -1 where no number of steps gives it.
+inline int64_t in_steps(int64_t offset, int64_t step, int64_t length) {
+  const int64_t classes = std::gcd(length, step);
+  const int64_t ring = length / classes;
+  if (reduce_offset(offset, classes) != 0) return -1;
+  // (step / classes) u = offset / classes (mod ring): Euclid's algorithm inverts the first factor.
+  int64_t a = step / classes, b = ring, inverse = 1, next_inverse = 0;
+  while (b != 0) {
+    const int64_t quotient = a / b;
+    a = std::exchange(b, a - quotient * b);
+    inverse = std::exchange(next_inverse, inverse - quotient * next_inverse);
+  }
+  const auto steps = static_cast<__int128>(reduce_offset(inverse, ring)) *
+                     (reduce_offset(offset, length) / classes);
+  return static_cast<int64_t>(steps % ring);
+}
+
+// Every offset of a factor in steps; empty where one has no such form.
+inline std::vector<int64_t> all_in_steps(std::span<const int64_t> offsets, int64_t step,
+                                         int64_t length) {
+  std::vector<int64_t> result;
+  for (const int64_t offset : offsets) {
+    result.push_back(in_steps(offset, step, length));
+    if (result.back() < 0) return {};
+  }
+  return result;
+}
+
+// The largest distance along the ring, either way.
+inline int64_t reach(const std::vector<int64_t>& offsets, int64_t ring) {
+  int64_t farthest = 0;
+  for (const int64_t offset : offsets) {
+    farthest = std::max(farthest, std::min(offset, ring - offset));
+  }
+  return farthest;
+}
+
+// Appends the columns that hold links 0, distance, -distance of a ring; false if those are not the
+// three links.
+inline bool find_columns(std::span<const int64_t> offsets, int64_t distance, int64_t ring,
+                         std::vector<int>& columns) {
+  if (offsets.size() != 3) return false;
+  bool used[3] = {};
+  for (const int64_t wanted : {int64_t{0}, distance, -distance}) {
+    int found = 0;
+    while (found < 3 && (used[found] || offsets[found] != reduce_offset(wanted, ring))) ++found;
+    if (found == 3) return false;
+    used[found] = true;
+    columns.push_back(found);
+  }
+  return true;
+}
+
+}  // namespace detail
+
+struct PlanOptions {
+  bool pairs = true;       // two factors a sweep where they allow it
+  int64_t small_ring = 1;  // rings of at most so many rows are dealt no further, but for pairs
+};
+
+// `offsets` are M * K, factor by factor, of any sign and size; N >= 1.
+inline ChainPlan plan_chain(int64_t length, int factors, int links,
+                            std::span<const int64_t> offsets, PlanOptions options) {
+  const auto ring_of = [&](int64_t step) { return length / std::gcd(length, step); };
+  const auto in_steps = [&](int factor, int64_t step) {
+    return detail::all_in_steps(offsets.subspan(size_t(factor) * links, links), step, length);
+  };
+  // The columns of a pair that starts with `factor`; empty where there is none.
+  const auto pair_columns = [&](int factor, int64_t step) {
+    std::vector<int> columns;
+    if (!options.pairs || factor + 1 >= factors) return columns;
+    const int64_t ring = ring_of(step);
+    if (!detail::find_columns(in_steps(factor, step), 1, ring, columns) ||
+        !detail::find_columns(in_steps(factor + 1, step), 2, ring, columns)) {
+      columns.clear();
+    }
+    return columns;
+  };
+  // Whether a step serves all factors from this one on: classes never meet again.
+  const auto all_from = [&](int factor, int64_t step) {
+    for (; factor < factors; ++factor) {
+      if (in_steps(factor, step).empty()) return false;
+    }
+    return true;
+  };
+  // How much larger the step becomes before `factor`: so that its links are shortest.
+  const auto deal_before = [&](int factor, int64_t step) {
+    int best = 1;
+    int64_t shortest = detail::reach(in_steps(factor, step), ring_of(step));
+    for (const int deal : {2, 4}) {
+      if (!all_from(factor, step * deal)) break;
+      const auto along = in_steps(factor, step * deal);
+      const int64_t distance = detail::reach(along, ring_of(step * deal));
+      if (distance < shortest) best = deal, shortest = distance;
+    }
+    const bool nearer = ring_of(step) > options.small_ring && ring_of(step * best) < ring_of(step);
+    return nearer || !pair_columns(factor, step * best).empty() ? best : 1;
+  };
+  ChainPlan plan;
+  int64_t step = 1 % length;
+  for (int m = 0; m < factors;) {
+    Sweep sweep;
+    sweep.first = m;
+    sweep.step = step;
+    sweep.ring = ring_of(step);
+    sweep.classes = length / sweep.ring;
+    const std::vector<int> columns = pair_columns(m, step);
+    std::copy(columns.begin(), columns.end(), sweep.columns);
+    sweep.factors = columns.empty() ? 1 : 2;
+    std::vector<int64_t>& along = plan.offsets.emplace_back();
+    for (int factor = m; factor < m + sweep.factors; ++factor) {
+      const auto one = in_steps(factor, step);
+      along.insert(along.end(), one.begin(), one.end());
+    }
+    sweep.offsets = along.data();  // moving a vector leaves its elements in place
+    m += sweep.factors;
+    sweep.deal = make_deal(sweep.ring, m < factors ? deal_before(m, step) : 1);
+    step = step * sweep.deal.deal % length;  // a multiple of N steps nowhere, as N does
+    plan.sweeps.push_back(sweep);
+  }
+  return plan;
+}
+
+}  // namespace paramixer

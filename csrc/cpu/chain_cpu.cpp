@@ -1,0 +1,266 @@
+// The CPU key of mix_chain: batch items and groups of channels are shared over threads, each task
+// takes its channels through the whole chain.
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "core/chain_plan.h"
+#include "cpu/huge_pages.h"
+#include "cpu/kernels.h"
+#include "ops/chain_sequence.h"
+#include "ops/check.h"
+#include "ops/prepare.h"
+
+namespace paramixer::cpu {
+namespace {
+
+// Rows of a ring that stay in the first-level cache with their gradients.
+constexpr int64_t kSmallRing = 64;
+
+// Bytes of a row of scratch, and of a ring whose rows are better half as long: two such rings are
+// more than the second-level cache.
+constexpr int64_t kRowBytes = 256;
+constexpr int64_t kLongRingBytes = int64_t{2} << 20;
+
+// More than a core's share of the last-level cache.
+constexpr int64_t kStreamBytes = int64_t{8} << 20;
+
+// ---- Plans, which chains of one shape share
+
+struct PlanKey {
+  Pass pass;
+  bool deals;
+  int64_t length;
+  int factors;
+  std::vector<int64_t> offsets;
+
+  auto operator<=>(const PlanKey&) const = default;
+};
+
+std::shared_ptr<const ChainPlan> find_plan(PlanKey key) {
+  constexpr size_t kMostPlans = 256;
+  static std::mutex mutex;
+  static std::map<PlanKey, std::shared_ptr<const ChainPlan>> plans;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto known = plans.find(key);
+  if (known != plans.end()) return known->second;
+  // V_0 is added in its own order of the rows: such chains stay on the whole ring.
+  const PlanOptions options = {.pairs = key.deals && key.pass == Pass::kForward,
+                               .small_ring = key.deals ? kSmallRing : key.length};
+  const int links = static_cast<int>(key.offsets.size()) / key.factors;
+  auto plan = std::make_shared<const ChainPlan>(
+      plan_chain(key.length, key.factors, links, key.offsets, options));
+  if (plans.size() >= kMostPlans) plans.clear();
+  return plans.emplace(std::move(key), std::move(plan)).first->second;
+}
+
+// ---- Scratch, one block a thread
+
+struct Free {
+  void operator()(void* block) const { std::free(block); }
+};
+
+// Kept from call to call, as fresh pages cost more than the arithmetic; very large blocks are not.
+class Scratch {
+ public:
+  void* reserve(int64_t bytes) {
+    if (bytes > size_) {
+      block_.reset();
+      size_ = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+      block_.reset(std::aligned_alloc(kHugePage, size_));
+      if (!block_) throw std::bad_alloc();
+      advise_huge_pages(block_.get(), size_);
+    }
+    return block_.get();
+  }
+  void release_if_large() {
+    constexpr int64_t kMostKept = int64_t{64} << 20;
+    if (size_ <= kMostKept) return;
+    block_.reset();
+    size_ = 0;
+  }
+
+ private:
+  std::unique_ptr<void, Free> block_;
+  int64_t size_ = 0;
+};
+
+// ---- A chain and its tasks
+
+class Chain {
+ public:
+  Chain(Pass pass, const ops::Operands& operands, const at::Tensor& weight, at::IntArrayRef offsets,
+        Residual residual)
+      : pass_(pass),
+        prepared_(operands, offsets.slice(0, weight.size(-1)), ops::ChannelStride::kOne),
+        plan_(find_plan({pass, residual != Residual::kInitial, weight.size(-3),
+                         static_cast<int>(weight.size(-2)), offsets.vec()})) {
+    chain_.problem = prepared_.problem();
+    chain_.weight_factor = weight.stride(-2);
+    chain_.dots_factor = weight.size(-1);
+    chain_.factors = static_cast<int32_t>(weight.size(-2));
+    chain_.residual = residual;
+    chain_.sweeps = plan_->sweeps.data();
+    chain_.sweep_count = static_cast<int32_t>(plan_->sweeps.size());
+  }
+
+  void run() {
+    const Problem& problem = chain_.problem;
+    const int64_t batches = batch_count(problem);
+    const int64_t width = group_width(batches);
+    const int64_t groups = (problem.channels + width - 1) / width;
+    const ChainKernel kernel = selected_instruction_set().kernel(prepared_.dtype(), pass_);
+    const int64_t bytes = chain_scratch_bytes(chain_, prepared_.dtype(), pass_, width);
+    const bool stream = can_stream();
+    const auto run_group = [&](int64_t batch, int64_t group, void* scratch) {
+      const int64_t channel = group * width;
+      kernel(chain_, {batch, channel, std::min(width, problem.channels - channel)}, stream,
+             scratch);
+    };
+    // The groups of a batch item add to the same dots, one after the other.
+    const int64_t tasks = pass_ == Pass::kForward ? batches * groups : batches;
+    at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+      thread_local Scratch scratch;
+      void* const block = scratch.reserve(bytes);
+      for (int64_t task = begin; task < end; ++task) {
+        if (pass_ == Pass::kForward) {
+          run_group(task / groups, task % groups, block);
+        } else {
+          for (int64_t group = 0; group < groups; ++group) run_group(task, group, block);
+        }
+      }
+      scratch.release_if_large();
+    });
+    prepared_.finish();
+  }
+
+ private:
+  int64_t element_bytes() const { return prepared_.dtype() == DType::kFloat64 ? 8 : 4; }
+
+  // Channels of a task. Forward has the same bits for any; the order in which backward sums over
+  // channels follows from it, so there it must not depend on the number of threads.
+  int64_t group_width(int64_t batches) const {
+    const Problem& problem = chain_.problem;
+    const int64_t lanes = 64 / element_bytes();
+    int64_t width = kRowBytes / element_bytes();
+    if (pass_ == Pass::kForward) {
+      if (problem.length * kRowBytes >= kLongRingBytes) width /= 2;
+      while (width > lanes && batches * ((problem.channels + width - 1) / width) <
+                                  at::get_num_threads()) {
+        width /= 2;
+      }
+      return width;
+    }
+    // Scratch for two threads stays within two tensors the size of V.
+    const int64_t row = chain_scratch_bytes(chain_, prepared_.dtype(), pass_, lanes) / lanes;
+    const int64_t bound = batches * problem.length * problem.channels * element_bytes();
+    while (width > lanes && row * width > bound) width /= 2;
+    return width;
+  }
+
+  // Streaming stores need whole, aligned vectors.
+  bool can_stream() const {
+    const Problem& problem = chain_.problem;
+    const int64_t bytes = element_bytes();
+    const auto aligned = [&](int64_t elements) { return elements * bytes % 64 == 0; };
+    if (reinterpret_cast<uintptr_t>(problem.result.data) % 64 != 0) return false;
+    if (!aligned(problem.channels) || !aligned(problem.result.row)) return false;
+    for (int d = 0; d < problem.batch_dims; ++d) {
+      if (!aligned(problem.result.batch[d])) return false;
+    }
+    return batch_count(problem) * problem.length * problem.channels * bytes >= kStreamBytes;
+  }
+
+  Pass pass_;
+  ops::PreparedProblem prepared_;
+  std::shared_ptr<const ChainPlan> plan_;
+  ChainProblem chain_;
+};
+
+// ---- The operators
+
+// Factors of the weight share all strides but their own, so the first stands for all.
+at::Tensor first_factor(const at::Tensor& weight) { return weight.select(-2, 0); }
+
+// With few batch dimensions, a Problem takes any strides of the weight.
+at::Tensor with_few_batch_dims(const at::Tensor& weight) {
+  return weight.dim() - 3 > kMaxBatchDims ? weight.contiguous() : weight;
+}
+
+at::Tensor mix_chain_unchecked(const at::Tensor& weight, const at::Tensor& value,
+                               at::IntArrayRef offsets, Residual residual) {
+  at::Tensor result = ops::allocate_mix_chain(weight, value);
+  if (result.numel() == 0) return result;
+  advise_huge_pages(result);
+  Chain(Pass::kForward, {.weight = first_factor(weight), .value = value, .result = result}, weight,
+        offsets, residual)
+      .run();
+  return result;
+}
+
+at::Tensor mix_chain(const at::Tensor& weight, const at::Tensor& value, at::IntArrayRef offsets,
+                     std::string_view residual, std::string_view save) {
+  const auto choices = ops::check_mix_chain(weight, value, offsets, residual, save);
+  return mix_chain_unchecked(with_few_batch_dims(weight), value, offsets, choices.residual);
+}
+
+// Inside a fused chain no state comes by, so those that are asked for take the way factor by factor.
+std::tuple<at::Tensor, at::Tensor> mix_chain_forward(const at::Tensor& weight,
+                                                     const at::Tensor& value,
+                                                     at::IntArrayRef offsets,
+                                                     std::string_view residual,
+                                                     at::IntArrayRef boundaries) {
+  if (!boundaries.empty()) {
+    return ops::mix_chain_forward_sequence(weight, value, offsets, residual, boundaries);
+  }
+  const Residual parsed =
+      ops::check_mix_chain_forward(weight, value, offsets, residual, boundaries);
+  return {mix_chain_unchecked(with_few_batch_dims(weight), value, offsets, parsed),
+          ops::allocate_chain_states(weight, value, boundaries)};
+}
+
+// 16-bit gradients of the weight are summed over channels in float32 before they are rounded.
+std::tuple<at::Tensor, at::Tensor> mix_chain_backward(
+    const at::Tensor& grad, const at::Tensor& given_weight, const at::Tensor& value,
+    const at::Tensor& states, at::IntArrayRef offsets, std::string_view residual,
+    at::IntArrayRef boundaries) {
+  const Residual parsed = ops::check_mix_chain_backward(grad, given_weight, value, states, offsets,
+                                                        residual, boundaries);
+  const at::Tensor weight = with_few_batch_dims(given_weight);
+  at::Tensor dots = ops::allocate_chain_weight_gradient(weight, value);
+  at::Tensor result = ops::allocate_mix_chain(weight, grad);
+  if (result.numel() == 0) return {dots.zero_(), result};
+  advise_huge_pages(result);
+  advise_huge_pages(dots);
+  const bool rounds = dots.scalar_type() == at::kBFloat16 || dots.scalar_type() == at::kHalf;
+  at::Tensor sums = rounds ? at::empty(dots.sizes(), dots.options().dtype(at::kFloat)) : dots;
+  Chain(Pass::kBackward,
+        {.weight = first_factor(weight),
+         .value = value,
+         .grad = grad,
+         .result = result,
+         .dots = first_factor(sums)},
+        weight, offsets, parsed)
+      .run();
+  if (rounds) dots.copy_(sums);
+  return {dots, result};
+}
+
+TORCH_LIBRARY_IMPL(paramixer, CPU, m) {
+  m.impl("mix_chain", &mix_chain);
+  m.impl("mix_chain_forward", &mix_chain_forward);
+  m.impl("mix_chain_backward", &mix_chain_backward);
+}
+
+}  // namespace
+}  // namespace paramixer::cpu
