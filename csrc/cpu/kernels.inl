@@ -15,6 +15,7 @@
 // multiply-adds where the instruction set has them, and rounded once.
 
 #include <type_traits>
+#include <utility>
 
 #include "cpu/kernels.h"
 
@@ -245,7 +246,9 @@ PARAMIXER_INLINE void dot_links(T* dots, int64_t dots_column, const T* grad, con
     for (int b = 0; b + 1 < kRest; ++b) add_block(b * L, all);
     add_block(channels - L, new_ones);
   }
-  for (int k = 0; k < kCount; ++k) dots[k * dots_column] = narrow<T>(sum[k].sum());
+  Accumulate<T> sums[kCount];
+  sum_each(sum, sums);
+  for (int k = 0; k < kCount; ++k) dots[k * dots_column] = narrow<T>(sums[k]);
 }
 
 template <typename T, int L, int kRest>
