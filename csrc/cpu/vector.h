@@ -151,6 +151,17 @@ PARAMIXER_INLINE A sum_lanes(const Vector<A, W>& vector) {
   }
 }
 
+// sum + a * b, rounded once where the instruction set can. The compiler fuses vectors by itself; of
+// single numbers it may make vectors in a way that leaves some products unfused.
+template <typename V, typename F>
+PARAMIXER_INLINE V multiply_add(const V& sum, const F& a, const V& b) {
+#if defined(__FMA__)
+  if constexpr (std::is_same_v<V, float>) return __builtin_fmaf(a, b, sum);
+  if constexpr (std::is_same_v<V, double>) return __builtin_fma(a, b, sum);
+#endif
+  return sum + a * b;
+}
+
 // L lanes in as few machine vectors as hold them.
 template <typename T, int L>
 struct Lanes {
@@ -177,10 +188,10 @@ struct Lanes {
     for (int p = 0; p < kParts; ++p) stream(to + p * kWidth, part[p]);
   }
   PARAMIXER_INLINE void add_scaled(A factor, const Lanes& other) {
-    for (int p = 0; p < kParts; ++p) part[p] += factor * other.part[p];
+    for (int p = 0; p < kParts; ++p) part[p] = multiply_add(part[p], factor, other.part[p]);
   }
   PARAMIXER_INLINE void add_product(const Lanes& a, const Lanes& b) {
-    for (int p = 0; p < kParts; ++p) part[p] += a.part[p] * b.part[p];
+    for (int p = 0; p < kParts; ++p) part[p] = multiply_add(part[p], a.part[p], b.part[p]);
   }
   // Parts are added pairwise: the same tree as one wide vector's.
   PARAMIXER_INLINE Vector<A, kWidth> sum_parts() const {
