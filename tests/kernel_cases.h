@@ -40,6 +40,7 @@ struct Case {
   int64_t channels;
   int links;
   Layout layout;
+  int64_t reach = 1;  // the offsets are multiples of it
 };
 
 inline std::string describe(const Case& c) {
@@ -212,7 +213,7 @@ class Instance {
   void set_offsets() {
     for (int k = 0; k < case_.links; ++k) {
       const int64_t offset = k % 5 == 4 ? -1 : k == 0 ? 0 : int64_t{1} << (k % 7);
-      problem_.offsets[k] = reduce_offset(offset, case_.length);
+      problem_.offsets[k] = reduce_offset(offset * case_.reach, case_.length);
     }
   }
 

@@ -8,13 +8,18 @@
 //   - channels go in blocks of L lanes, kBlocks of them at a time in registers over all K links;
 //   - the last, incomplete block lies over the one before it (channels D-L .. D-1), so that no load
 //     and no store is partial;
-//   - D < 16 takes narrower blocks (8, 4 or 1 lanes), a number known to the compiler.
+//   - D < 16 takes narrower blocks (8, 4 or 1 lanes), a number known to the compiler, and four rows
+//     at once, which share the loop over the links.
+// A sweep holds what such a loop needs: GatherSweep makes rows of mix and mix_transpose, DotSweep
+// rows of link_dot, and mix_backward runs one of each side by side. Memory bounds them: the rows
+// that come next are prefetched (Prefetch), and far links take the rows in chains (RowOrder).
 // Traffic per row: mix reads D + K and writes D elements, when a cache holds the links' reach.
 // Results of at least kStreamBytes are written past the caches, which saves reading what is
 // overwritten. Products are summed in Accumulate<T> in the order of the links, with fused
 // multiply-adds where the instruction set has them, and rounded once.
 
 #include <type_traits>
+#include <utility>
 
 #include "cpu/kernels.h"
 
@@ -33,9 +38,20 @@ constexpr int kWidest = 64 / sizeof(Accumulate<T>);
 // More than a core's share of the last-level cache.
 constexpr int64_t kStreamBytes = int64_t{8} << 20;
 
-// Rows of dOut that dV and dW read together; they stay in the second-level cache. Tiles of 16 KiB
-// made far links (2 MiB apart) a third slower: the prefetchers lose their streams at every tile.
-constexpr int64_t kBackwardTileBytes = int64_t{128} << 10;
+// Rows of narrow blocks that go through the loop over links together.
+template <typename T, int L>
+constexpr int kRowsAtOnce = L < kWidest<T> ? 4 : 1;
+
+// Rows are prefetched so far ahead. The hardware's prefetchers lose every stream at the end of a
+// page of 4 KiB, and a factor reads up to 2 K streams.
+constexpr int64_t kAheadBytes = int64_t{16} << 10;
+
+// Links that all reach at least kFarBytes take the rows in chains. The K blocks that a block of a
+// chain reads have kChainBytes; mix_backward, which reads two operands, needs them twice.
+constexpr int64_t kFarBytes = int64_t{256} << 10;
+constexpr int64_t kChainBytes = int64_t{192} << 10;
+
+constexpr int kLineBytes = 64;
 
 // From a row's own element to the one that link k reads, in elements.
 struct LinkDistances {
@@ -70,6 +86,35 @@ PARAMIXER_INLINE void find_stretch(const Problem& problem, Direction direction, 
   stretch.end = end;
 }
 
+// Brings the rows that a stretch is about to read into the second-level cache: those of the link
+// that goes ahead. The others follow on rows that were read before.
+template <typename T>
+class Prefetch {
+ public:
+  PARAMIXER_INLINE Prefetch(const Problem& problem, const Stretch& stretch, int64_t ahead,
+                            int64_t row) {
+    int64_t lead = stretch.shift[0];
+    for (int k = 1; k < problem.links; ++k) {
+      if (stretch.shift[k] > lead) lead = stretch.shift[k];
+    }
+    const bool wanted = stretch.begin + lead + ahead < problem.length;
+    channels_ = wanted ? problem.channels : 0;
+    distance_ = (lead + ahead) * row;
+  }
+
+  // For the row at `own`. An address outside the operand does no harm.
+  PARAMIXER_INLINE void operator()(const T* own) const {
+    constexpr int kLine = kLineBytes / int(sizeof(T));
+    for (int64_t c = 0; c < channels_; c += kLine) {
+      __builtin_prefetch(own + distance_ + c, /*rw=*/0, /*locality=*/2);
+    }
+  }
+
+ private:
+  int64_t channels_;
+  int64_t distance_;
+};
+
 template <typename T>
 PARAMIXER_INLINE T* row_of(const Problem& problem, const Operand& operand, int64_t batch,
                            int64_t position) {
@@ -77,18 +122,52 @@ PARAMIXER_INLINE T* row_of(const Problem& problem, const Operand& operand, int64
          position * operand.row;
 }
 
+// The order in which the rows of a batch item are computed: a block of rows, the block `step` rows
+// further on, and so on to the end of the item; then the next chain. Links that reach one step, or
+// several, read what the blocks just before have left in the second-level cache; row by row, each
+// of them would read from memory or a shared cache. Near links take the item as one block.
+struct RowOrder {
+  int64_t step;
+  int64_t block;
+  int64_t ahead;  // the rows wanted next lie so far beyond those wanted now
+};
+
+template <typename T>
+PARAMIXER_INLINE RowOrder choose_order(const Problem& problem) {
+  int64_t step = problem.length;  // the shortest reach of a link
+  for (int k = 0; k < problem.links; ++k) {
+    const int64_t offset = problem.offsets[k];
+    const int64_t reach = offset < problem.length - offset ? offset : problem.length - offset;
+    if (offset != 0 && reach < step) step = reach;
+  }
+  const int64_t row_bytes = problem.channels * int64_t{sizeof(T)};
+  if (step == problem.length || step * row_bytes < kFarBytes) {
+    return {problem.length, problem.length, 1 + kAheadBytes / row_bytes};
+  }
+  return {step, 1 + kChainBytes / (problem.links * row_bytes), step};
+}
+
 // Calls body(batch, stretch) for every stretch of `range`.
 template <typename Body>
-PARAMIXER_INLINE void for_each_stretch(const Problem& problem, Direction direction, RowRange range,
-                                       const Body& body) {
+PARAMIXER_INLINE void for_each_stretch(const Problem& problem, Direction direction,
+                                       const RowOrder& order, RowRange range, const Body& body) {
+  const auto smaller = [](int64_t a, int64_t b) { return a < b ? a : b; };
   Stretch stretch;
   for (int64_t row = range.begin; row < range.end;) {
     const int64_t batch = row / problem.length;
     const int64_t start = batch * problem.length;
-    const int64_t end = range.end - start < problem.length ? range.end - start : problem.length;
-    for (int64_t position = row - start; position < end; position = stretch.end) {
-      find_stretch(problem, direction, position, end, stretch);
-      body(batch, stretch);
+    const int64_t first = row - start;
+    const int64_t end = smaller(range.end - start, problem.length);
+    const int64_t first_end = smaller(first + order.step, end);
+    for (int64_t head = first; head < first_end; head += order.block) {
+      const int64_t rows = smaller(order.block, first_end - head);
+      for (int64_t block = head; block < end; block += order.step) {
+        const int64_t block_end = smaller(block + rows, end);
+        for (int64_t position = block; position < block_end; position = stretch.end) {
+          find_stretch(problem, direction, position, block_end, stretch);
+          body(batch, stretch);
+        }
+      }
     }
     row = start + end;
   }
@@ -96,69 +175,83 @@ PARAMIXER_INLINE void for_each_stretch(const Problem& problem, Direction directi
 
 // ---- mix and mix_transpose: result row = sum over links of weight * source row
 
-// kCount blocks of one row, next to each other but for the last one, which starts at channel
-// `last`.
-template <typename T, int L, int kCount, bool kStream>
-PARAMIXER_INLINE void gather_blocks(T* result, const T* weight, const T* source,
-                                    const LinkDistances& distance, int links, int64_t last) {
-  Lanes<T, L> sum[kCount];
-  for (int b = 0; b < kCount; ++b) sum[b] = Lanes<T, L>::zero();
-  for (int k = 0; k < links; ++k) {
-    const auto factor = widen(weight[distance.weight[k]]);
-    const T* from = source + distance.value[k];
-    for (int b = 0; b < kCount; ++b) {
-      sum[b].add_scaled(factor, Lanes<T, L>::read(from + (b + 1 < kCount ? b * L : last)));
-    }
-  }
-  for (int b = 0; b < kCount; ++b) {
-    T* to = result + (b + 1 < kCount ? b * L : last);
-    if constexpr (kStream) {
-      sum[b].write_past_caches(to);
-    } else {
-      sum[b].write(to);
-    }
-  }
-}
-
-// kRest blocks, the last one laid over the one before it, follow the channels that fill groups of
-// kBlocks.
 template <typename T, int L, int kRest, bool kStream>
-PARAMIXER_INLINE void gather_row(T* result, const T* weight, const T* source,
-                                 const LinkDistances& distance, int links, int64_t channels) {
-  int64_t c = 0;
-  if constexpr (L == kWidest<T>) {
-    for (; c + kBlocks * L <= channels; c += kBlocks * L) {
-      gather_blocks<T, L, kBlocks, kStream>(result + c, weight, source + c, distance, links,
-                                            (kBlocks - 1) * L);
+class GatherSweep {
+ public:
+  PARAMIXER_INLINE GatherSweep(const Problem& problem, Direction direction, const Operand& source,
+                               int64_t batch, const Stretch& stretch, int64_t ahead)
+      : problem_(problem),
+        source_row_(source.row),
+        result_(row_of<T>(problem, problem.result, batch, stretch.begin)),
+        weight_(row_of<const T>(problem, problem.weight, batch, stretch.begin)),
+        source_(row_of<const T>(problem, source, batch, stretch.begin)),
+        prefetch_(problem, stretch, ahead, source.row) {
+    for (int k = 0; k < problem.links; ++k) {
+      const int64_t weight_rows = direction == Direction::kForward ? 0 : stretch.shift[k];
+      distance_.value[k] = stretch.shift[k] * source.row;
+      distance_.weight[k] = weight_rows * problem.weight.row + k * problem.weight.column;
     }
   }
-  if constexpr (kRest > 0) {
-    gather_blocks<T, L, kRest, kStream>(result + c, weight, source + c, distance, links,
-                                        channels - L - c);
-  }
-}
 
-template <typename T, int L, int kRest, bool kStream>
-void gather_stretch(const Problem& problem, Direction direction, const Operand& source,
-                    int64_t batch, const Stretch& stretch) {
-  LinkDistances distance;
-  for (int k = 0; k < problem.links; ++k) {
-    const int64_t weight_rows = direction == Direction::kForward ? 0 : stretch.shift[k];
-    distance.value[k] = stretch.shift[k] * source.row;
-    distance.weight[k] = weight_rows * problem.weight.row + k * problem.weight.column;
+  // kRest blocks, the last one laid over the one before it, follow the channels that fill groups of
+  // kBlocks.
+  template <int kRows>
+  PARAMIXER_INLINE void next_rows() {
+    const int64_t channels = problem_.channels;
+    int64_t c = 0;
+    if constexpr (L == kWidest<T>) {
+      static_assert(kRows == 1);
+      prefetch_(source_);
+      for (; c + kBlocks * L <= channels; c += kBlocks * L) {
+        gather_blocks<kRows, kBlocks>(c, (kBlocks - 1) * L);
+      }
+    }
+    if constexpr (kRest > 0) gather_blocks<kRows, kRest>(c, channels - L - c);
+    result_ += kRows * problem_.result.row;
+    weight_ += kRows * problem_.weight.row;
+    source_ += kRows * source_row_;
   }
-  T* result = row_of<T>(problem, problem.result, batch, stretch.begin);
-  const T* weight = row_of<const T>(problem, problem.weight, batch, stretch.begin);
-  const T* from = row_of<const T>(problem, source, batch, stretch.begin);
-  const int links = problem.links;
-  const int64_t channels = problem.channels;
-  for (int64_t i = stretch.begin; i < stretch.end; ++i) {
-    gather_row<T, L, kRest, kStream>(result, weight, from, distance, links, channels);
-    result += problem.result.row;
-    weight += problem.weight.row;
-    from += source.row;
+
+ private:
+  // kCount blocks of each row from channel c on, next to each other but for the last one, which
+  // starts `last` channels after c.
+  template <int kRows, int kCount>
+  PARAMIXER_INLINE void gather_blocks(int64_t c, int64_t last) {
+    const auto start = [&](int b) { return c + (b + 1 < kCount ? b * L : last); };
+    Lanes<T, L> sum[kRows][kCount];
+    for (int r = 0; r < kRows; ++r) {
+      for (int b = 0; b < kCount; ++b) sum[r][b] = Lanes<T, L>::zero();
+    }
+    for (int k = 0; k < problem_.links; ++k) {
+      const T* weight = weight_ + distance_.weight[k];
+      const T* from = source_ + distance_.value[k];
+      for (int r = 0; r < kRows; ++r) {
+        const auto factor = widen(weight[r * problem_.weight.row]);
+        for (int b = 0; b < kCount; ++b) {
+          sum[r][b].add_scaled(factor, Lanes<T, L>::read(from + r * source_row_ + start(b)));
+        }
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int b = 0; b < kCount; ++b) {
+        T* to = result_ + r * problem_.result.row + start(b);
+        if constexpr (kStream) {
+          sum[r][b].write_past_caches(to);
+        } else {
+          sum[r][b].write(to);
+        }
+      }
+    }
   }
-}
+
+  const Problem& problem_;
+  const int64_t source_row_;
+  T* result_;
+  const T* weight_;
+  const T* source_;
+  LinkDistances distance_;
+  Prefetch<T> prefetch_;
+};
 
 // Streaming stores need whole, aligned machine vectors.
 template <typename T, int L>
@@ -173,20 +266,16 @@ bool can_stream(const Problem& problem) {
   return rows * problem.channels * int64_t{sizeof(T)} >= kStreamBytes;
 }
 
-template <typename T, int L, int kRest>
-void gather_shape(const Problem& problem, Direction direction, const Operand& source,
-                  RowRange range) {
+// Calls body<kStream>(): whether the result is written past the caches.
+template <typename T, int L, typename Body>
+PARAMIXER_INLINE void with_stores(const Problem& problem, const Body& body) {
   if constexpr (kCanStream && sizeof(T) >= sizeof(float) && L == kWidest<T>) {
     if (can_stream<T, L>(problem)) {
-      for_each_stretch(problem, direction, range, [&](int64_t batch, const Stretch& stretch) {
-        gather_stretch<T, L, kRest, true>(problem, direction, source, batch, stretch);
-      });
+      body.template operator()<true>();
       return stream_fence();  // before the caller tells other threads that the rows are there
     }
   }
-  for_each_stretch(problem, direction, range, [&](int64_t batch, const Stretch& stretch) {
-    gather_stretch<T, L, kRest, false>(problem, direction, source, batch, stretch);
-  });
+  body.template operator()<false>();
 }
 
 // Calls body<L, kRest>() with the widest block that D channels fill, and the number of blocks
@@ -212,83 +301,117 @@ PARAMIXER_INLINE void with_row_shape(int64_t channels, const Body& body) {
   body.template operator()<1, 1>();
 }
 
+// Calls next_rows<kRows>() until `rows` rows are done.
+template <int kRowsAtOnce, typename NextRows>
+PARAMIXER_INLINE void sweep(int64_t rows, const NextRows& next_rows) {
+  for (; rows >= kRowsAtOnce; rows -= kRowsAtOnce) next_rows.template operator()<kRowsAtOnce>();
+  for (; rows > 0; --rows) next_rows.template operator()<1>();
+}
+
 template <typename T>
-void gather(const Problem& problem, Direction direction, const Operand& source, RowRange range) {
+void gather(const Problem& problem, Direction direction, RowRange range) {
+  const RowOrder order = choose_order<T>(problem);
   with_row_shape<T>(problem.channels, [&]<int L, int kRest>() {
-    gather_shape<T, L, kRest>(problem, direction, source, range);
+    with_stores<T, L>(problem, [&]<bool kStream>() {
+      for_each_stretch(
+          problem, direction, order, range, [&](int64_t batch, const Stretch& stretch) {
+            GatherSweep<T, L, kRest, kStream> gather(problem, direction, problem.value, batch,
+                                                     stretch, order.ahead);
+            sweep<kRowsAtOnce<T, L>>(stretch.end - stretch.begin,
+                                     [&]<int kRows>() { gather.template next_rows<kRows>(); });
+          });
+    });
   });
 }
 
 // ---- link_dot: dots[i,k] = <grad row i, value row i + o_k>
 
-// kCount links of one row. The last block lies over the one before it: `last` keeps its new
-// channels.
-template <typename T, int L, int kRest, int kCount>
-PARAMIXER_INLINE void dot_links(T* dots, int64_t dots_column, const T* grad, const T* value,
-                                const int64_t* distance, int64_t channels,
-                                const LaneMask<T, L>& last) {
-  Lanes<T, L> sum[kCount];
-  for (int k = 0; k < kCount; ++k) sum[k] = Lanes<T, L>::zero();
-  const auto add_block = [&](int64_t c, const auto& keep) {
-    const auto row = keep(Lanes<T, L>::read(grad + c));
-    for (int k = 0; k < kCount; ++k) {
-      sum[k].add_product(row, keep(Lanes<T, L>::read(value + distance[k] + c)));
+template <typename T, int L, int kRest>
+class DotSweep {
+ public:
+  PARAMIXER_INLINE DotSweep(const Problem& problem, int64_t batch, const Stretch& stretch,
+                            int64_t ahead)
+      : problem_(problem),
+        dots_(row_of<T>(problem, problem.dots, batch, stretch.begin)),
+        grad_(row_of<const T>(problem, problem.grad, batch, stretch.begin)),
+        value_(row_of<const T>(problem, problem.value, batch, stretch.begin)),
+        last_(LaneMask<T, L>::without_first(static_cast<int>((L - problem.channels % L) % L))),
+        prefetch_(problem, stretch, ahead, problem.value.row) {
+    for (int k = 0; k < problem.links; ++k) distance_[k] = stretch.shift[k] * problem.value.row;
+  }
+
+  template <int kRows>
+  PARAMIXER_INLINE void next_rows() {
+    if constexpr (L == kWidest<T>) prefetch_(value_);
+    int k = 0;
+    for (; k + 4 <= problem_.links; k += 4) dot_links<kRows, 4>(k);
+    if (problem_.links - k == 3) {
+      dot_links<kRows, 3>(k);
+    } else {
+      for (; k < problem_.links; ++k) dot_links<kRows, 1>(k);
     }
-  };
-  const auto all = [](const auto& block) { return block; };
-  const auto new_ones = [&](const auto& block) { return last.keep(block); };
-  if constexpr (L == kWidest<T>) {
-    int64_t c = 0;
-    for (; c + L <= channels; c += L) add_block(c, all);
-    if (c < channels) add_block(channels - L, new_ones);
-  } else {
-    for (int b = 0; b + 1 < kRest; ++b) add_block(b * L, all);
-    add_block(channels - L, new_ones);
+    dots_ += kRows * problem_.dots.row;
+    grad_ += kRows * problem_.grad.row;
+    value_ += kRows * problem_.value.row;
   }
-  for (int k = 0; k < kCount; ++k) dots[k * dots_column] = narrow<T>(sum[k].sum());
-}
 
-template <typename T, int L, int kRest>
-PARAMIXER_INLINE void dot_row(T* dots, int64_t column, const T* grad, const T* value,
-                              const LinkDistances& distance, int links, int64_t channels,
-                              const LaneMask<T, L>& last) {
-  const auto some = [&]<int kCount>(int k) {
-    dot_links<T, L, kRest, kCount>(dots + k * column, column, grad, value, distance.value + k,
-                                   channels, last);
-  };
-  int k = 0;
-  for (; k + 4 <= links; k += 4) some.template operator()<4>(k);
-  if (links - k == 3) return some.template operator()<3>(k);
-  for (; k < links; ++k) some.template operator()<1>(k);
-}
-
-template <typename T, int L, int kRest>
-void dot_stretch(const Problem& problem, int64_t batch, const Stretch& stretch) {
-  LinkDistances distance;
-  for (int k = 0; k < problem.links; ++k) distance.value[k] = stretch.shift[k] * problem.value.row;
-  T* dots = row_of<T>(problem, problem.dots, batch, stretch.begin);
-  const T* grad = row_of<const T>(problem, problem.grad, batch, stretch.begin);
-  const T* value = row_of<const T>(problem, problem.value, batch, stretch.begin);
-  const int links = problem.links;
-  const int64_t channels = problem.channels;
-  const auto last = LaneMask<T, L>::without_first(static_cast<int>((L - channels % L) % L));
-  for (int64_t i = stretch.begin; i < stretch.end; ++i) {
-    dot_row<T, L, kRest>(dots, problem.dots.column, grad, value, distance, links, channels, last);
-    dots += problem.dots.row;
-    grad += problem.grad.row;
-    value += problem.value.row;
+ private:
+  // Links first .. first + kCount - 1 of each row. The last block lies over the one before it:
+  // `last_` keeps its new channels.
+  template <int kRows, int kCount>
+  PARAMIXER_INLINE void dot_links(int first) {
+    const int64_t channels = problem_.channels;
+    Lanes<T, L> sum[kRows * kCount];
+    for (int i = 0; i < kRows * kCount; ++i) sum[i] = Lanes<T, L>::zero();
+    const auto add_block = [&](int64_t c, const auto& keep) {
+      for (int r = 0; r < kRows; ++r) {
+        const auto row = keep(Lanes<T, L>::read(grad_ + r * problem_.grad.row + c));
+        for (int k = 0; k < kCount; ++k) {
+          const T* from = value_ + r * problem_.value.row + distance_[first + k];
+          sum[r * kCount + k].add_product(row, keep(Lanes<T, L>::read(from + c)));
+        }
+      }
+    };
+    const auto all = [](const auto& block) { return block; };
+    const auto new_ones = [&](const auto& block) { return last_.keep(block); };
+    if constexpr (L == kWidest<T>) {
+      int64_t c = 0;
+      for (; c + L <= channels; c += L) add_block(c, all);
+      if (c < channels) add_block(channels - L, new_ones);
+    } else {
+      for (int b = 0; b + 1 < kRest; ++b) add_block(b * L, all);
+      add_block(channels - L, new_ones);
+    }
+    Accumulate<T> sums[kRows * kCount];
+    sum_each(sum, sums);
+    for (int r = 0; r < kRows; ++r) {
+      T* to = dots_ + r * problem_.dots.row + first * problem_.dots.column;
+      for (int k = 0; k < kCount; ++k) {
+        to[k * problem_.dots.column] = narrow<T>(sums[r * kCount + k]);
+      }
+    }
   }
-}
+
+  const Problem& problem_;
+  T* dots_;
+  const T* grad_;
+  const T* value_;
+  const LaneMask<T, L> last_;
+  int64_t distance_[kMaxLinks];
+  Prefetch<T> prefetch_;
+};
 
 template <typename T>
 void link_dot(const Problem& problem, RowRange range) {
+  constexpr auto kForward = Direction::kForward;
+  const RowOrder order = choose_order<T>(problem);
   with_row_shape<T>(problem.channels, [&]<int L, int kRest>() {
-    for_each_stretch(problem, Direction::kForward, range,
-                     [&](int64_t batch, const Stretch& stretch) {
-                       // Rows of the widest blocks loop over them: no need for one copy a number of
-                       // blocks.
-                       dot_stretch<T, L, L == kWidest<T> ? 0 : kRest>(problem, batch, stretch);
-                     });
+    for_each_stretch(problem, kForward, order, range, [&](int64_t batch, const Stretch& stretch) {
+      // Rows of the widest blocks loop over them: no need for one copy a number of blocks.
+      DotSweep<T, L, L == kWidest<T> ? 0 : kRest> dot(problem, batch, stretch, order.ahead);
+      sweep<kRowsAtOnce<T, L>>(stretch.end - stretch.begin,
+                               [&]<int kRows>() { dot.template next_rows<kRows>(); });
+    });
   });
 }
 
@@ -296,24 +419,38 @@ void link_dot(const Problem& problem, RowRange range) {
 
 template <typename T>
 void mix(const Problem& problem, RowRange range) {
-  gather<T>(problem, Direction::kForward, problem.value, range);
+  gather<T>(problem, Direction::kForward, range);
 }
 
 template <typename T>
 void mix_transpose(const Problem& problem, RowRange range) {
-  gather<T>(problem, Direction::kTransposed, problem.value, range);
+  gather<T>(problem, Direction::kTransposed, range);
 }
 
-// dV and dW of the same rows tile by tile, so that both find the tile's rows of dOut in cache.
+// dV and dW in one loop over the rows: a row of dOut is loaded once, and the streams of both are in
+// flight together. Only where neither's links pass the end of the ring is a stretch one of both.
 template <typename T>
 void mix_backward(const Problem& problem, RowRange range) {
-  const int64_t row_bytes = problem.channels * int64_t{sizeof(T)};
-  const int64_t tile = row_bytes == 0 ? range.end : 1 + kBackwardTileBytes / row_bytes;
-  for (int64_t begin = range.begin; begin < range.end; begin += tile) {
-    const RowRange rows = {begin, begin + tile < range.end ? begin + tile : range.end};
-    gather<T>(problem, Direction::kTransposed, problem.grad, rows);
-    link_dot<T>(problem, rows);
-  }
+  constexpr auto kForward = Direction::kForward, kTransposed = Direction::kTransposed;
+  const RowOrder order = choose_order<T>(problem);
+  with_row_shape<T>(problem.channels, [&]<int L, int kRest>() {
+    with_stores<T, L>(problem, [&]<bool kStream>() {
+      for_each_stretch(problem, kForward, order, range, [&](int64_t batch, const Stretch& forward) {
+        Stretch both = forward, back;
+        for (; both.begin < forward.end; both.begin = both.end) {
+          find_stretch(problem, kTransposed, both.begin, forward.end, back);
+          both.end = back.end;
+          GatherSweep<T, L, kRest, kStream> gather(problem, kTransposed, problem.grad, batch, back,
+                                                   order.ahead);
+          DotSweep<T, L, L == kWidest<T> ? 0 : kRest> dot(problem, batch, both, order.ahead);
+          sweep<kRowsAtOnce<T, L>>(both.end - both.begin, [&]<int kRows>() {
+            gather.template next_rows<kRows>();
+            dot.template next_rows<kRows>();
+          });
+        }
+      });
+    });
+  });
 }
 
 }  // namespace

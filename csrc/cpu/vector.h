@@ -151,6 +151,7 @@ PARAMIXER_INLINE A sum_lanes(const Vector<A, W>& vector) {
   }
 }
 
+<<<<<<< HEAD
 // Vectors that hold several sums at once: kBlocks blocks of W / kBlocks lanes each, one a sum. Halves
 // every block of two vectors and lays those of `second` behind those of `first`.
 template <typename A, int W, int kBlocks>
@@ -182,6 +183,17 @@ PARAMIXER_INLINE void sum_vectors(Vector<A, W> (&vector)[kCount], A* to) {
     }
     sum_vectors<A, W, 2 * kBlocks>(half, to);
   }
+=======
+// sum + a * b, rounded once where the instruction set can. The compiler fuses vectors by itself; of
+// single numbers it may make vectors in a way that leaves some products unfused.
+template <typename V, typename F>
+PARAMIXER_INLINE V multiply_add(const V& sum, const F& a, const V& b) {
+#if defined(__FMA__)
+  if constexpr (std::is_same_v<V, float>) return __builtin_fmaf(a, b, sum);
+  if constexpr (std::is_same_v<V, double>) return __builtin_fma(a, b, sum);
+#endif
+  return sum + a * b;
+>>>>>>> wt-single
 }
 
 // L lanes in as few machine vectors as hold them.
@@ -224,21 +236,70 @@ struct Lanes {
     for (int p = 0; p < kParts; ++p) part[p] += other.part[p];
   }
   PARAMIXER_INLINE void add_scaled(A factor, const Lanes& other) {
-    for (int p = 0; p < kParts; ++p) part[p] += factor * other.part[p];
+    for (int p = 0; p < kParts; ++p) part[p] = multiply_add(part[p], factor, other.part[p]);
   }
   PARAMIXER_INLINE void add_product(const Lanes& a, const Lanes& b) {
-    for (int p = 0; p < kParts; ++p) part[p] += a.part[p] * b.part[p];
+    for (int p = 0; p < kParts; ++p) part[p] = multiply_add(part[p], a.part[p], b.part[p]);
   }
+<<<<<<< HEAD
   // Parts added pairwise: the same tree as one wide vector's.
   PARAMIXER_INLINE Vector<A, kWidth> folded() const {
+=======
+  // Parts are added pairwise: the same tree as one wide vector's.
+  PARAMIXER_INLINE Vector<A, kWidth> sum_parts() const {
+>>>>>>> wt-single
     Lanes tree = *this;
     for (int parts = kParts / 2; parts > 0; parts /= 2) {
       for (int p = 0; p < parts; ++p) tree.part[p] += tree.part[p + parts];
     }
     return tree.part[0];
   }
+<<<<<<< HEAD
   PARAMIXER_INLINE A sum() const { return sum_lanes<A, kWidth>(folded()); }
+=======
+  PARAMIXER_INLINE A sum() const { return sum_lanes<A, kWidth>(sum_parts()); }
+>>>>>>> wt-single
 };
+
+// Lane i of the result is lane i % h + lane i % h + h of the (i / h)-th segment of kSegment = 2 h
+// lanes of `a` followed by `b`, for i in kLanes.
+template <int kSegment, typename V, int... kLanes>
+PARAMIXER_INLINE auto fold_segments(const V& a, const V& b, std::integer_sequence<int, kLanes...>) {
+  constexpr int kHalf = kSegment / 2;
+  return __builtin_shufflevector(a, b, (kLanes / kHalf * kSegment + kLanes % kHalf)...) +
+         __builtin_shufflevector(a, b, (kLanes / kHalf * kSegment + kLanes % kHalf + kHalf)...);
+}
+
+// sums[i] = the sum of the i-th segment of kSegment lanes of `from`, i < kCount, by halving.
+template <typename A, int W, int kSegment, int kCount, int kVectors>
+PARAMIXER_INLINE void sum_segments(const Vector<A, W> (&from)[kVectors], A* sums) {
+  if constexpr (kSegment == 1) {
+    __builtin_memcpy(sums, from, kCount * sizeof(A));
+  } else if constexpr (kVectors > 1) {
+    Vector<A, W> folded[(kVectors + 1) / 2];
+    for (int v = 0; v < kVectors; v += 2) {
+      folded[v / 2] = fold_segments<kSegment>(from[v], from[v + 1 < kVectors ? v + 1 : v],
+                                              std::make_integer_sequence<int, W>());
+    }
+    sum_segments<A, W, kSegment / 2, kCount>(folded, sums);
+  } else if constexpr (W == 2) {
+    *sums = from[0][0] + from[0][1];
+  } else {
+    const Vector<A, W / 2> folded[1] = {
+        fold_segments<kSegment>(from[0], from[0], std::make_integer_sequence<int, W / 2>())};
+    sum_segments<A, W / 2, kSegment / 2, kCount>(folded, sums);
+  }
+}
+
+// sums[i] = blocks[i].sum(), to the last bit, for fewer instructions than one by one: from the
+// second halving on, a vector holds lanes of several sums.
+template <typename T, int L, int kCount>
+PARAMIXER_INLINE void sum_each(const Lanes<T, L> (&blocks)[kCount], Accumulate<T>* sums) {
+  using Block = Lanes<T, L>;
+  Vector<Accumulate<T>, Block::kWidth> whole[kCount];
+  for (int i = 0; i < kCount; ++i) whole[i] = blocks[i].sum_parts();
+  sum_segments<Accumulate<T>, Block::kWidth, Block::kWidth, kCount>(whole, sums);
+}
 
 // Keeps some lanes and sets the others to zero, whatever they hold.
 template <typename T, int L>

@@ -109,15 +109,21 @@ TYPED_TEST(CpuKernels, OfAvx2AndAvx512HaveTheSameBits) {
       });
 }
 
-// Results large enough to be written past the caches.
-TEST(CpuKernelsLarge, StreamedResultsAreTheSame) {
-  Instance<float> instance({33000, 80, 3, testing::Layout::kContiguous});
-  const Problem problem = instance.problem();
-  for (const auto* set : supported_sets()) {
-    for (const Kernel kernel : {Kernel::kMix, Kernel::kMixBackward}) {
-      instance.poison_outputs();
-      set->kernel(DType::kFloat32, kernel)(problem, {0, problem.length});
-      instance.check(kernel);
+// Results large enough to be written past the caches, with links far enough for rows in chains, cut
+// where no chain ends.
+TEST(CpuKernelsLarge, StreamedResultsAndFarLinksAreTheSame) {
+  for (const int64_t reach : {1, 1100}) {
+    Instance<float> instance({33000, 80, 3, testing::Layout::kContiguous, reach});
+    const Problem problem = instance.problem();
+    for (const auto* set : supported_sets()) {
+      for (const Kernel kernel : testing::kKernels) {
+        SCOPED_TRACE(std::string(set->name) + " " + testing::name_of(kernel));
+        const auto run = set->kernel(DType::kFloat32, kernel);
+        instance.poison_outputs();
+        run(problem, {0, 12345});
+        run(problem, {12345, problem.length});
+        instance.check(kernel);
+      }
     }
   }
 }
