@@ -30,6 +30,7 @@ import datetime
 import json
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -42,7 +43,7 @@ from typing import Any
 import torch
 from benchmarking import cases, plots, report
 from benchmarking.layers import LAYERS, LayerCase
-from benchmarking.memory import peak_memory
+from benchmarking.memory import peak_memory, status_bytes
 from benchmarking.runner import (
     ALL_PEERS,
     TOLERANCE,
@@ -122,6 +123,7 @@ def work(argv: list[str], args: argparse.Namespace) -> Any:
     warnings.filterwarnings("ignore", message=".*[Ss]parse")  # CSR tensors are announced as beta
     if args.threads:
         torch.set_num_threads(args.threads)
+    limit_memory(args)
     if args.memory_of:
         return peak_memory(case_of(args.cases[0]), args.memory_of, args.operations)
     facts, rows = machine(args.device), list[Row]()
@@ -142,13 +144,26 @@ def work(argv: list[str], args: argparse.Namespace) -> Any:
     return {"machine": facts, "results": rows}
 
 
+def limit_memory(args: argparse.Namespace) -> None:
+    """Makes an allocation beyond the limit fail, not the whole run; GPUs do that themselves."""
+    if args.device == "cpu":
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        limit = status_bytes("VmData") + int(args.limit_gib * 2**30)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
 def add_memory(argv: list[str], rows: list[Row]) -> None:
     """Measures the peak memory of every peer that ran, each in a process of its own."""
     ran = [row for row in rows if row["calls"] and row["peer"] not in report.MEASURES]
     for peer in dict.fromkeys(row["peer"] for row in ran):
         own = [row for row in ran if row["peer"] == peer]
         names = [row["operation"] for row in own]
-        peaks = ask_worker(argv, "default", own[:1], "--memory-of", peer, "--operations", *names)
+        options = ["--memory-of", peer, "--operations", *names]
+        try:
+            peaks = ask_worker(argv, "default", own[:1], *options)
+        except subprocess.CalledProcessError as error:  # its message is on the terminal
+            print(f"    no memory figure of {peer}: {error}", file=sys.stderr)
+            continue
         for row in own:
             row["peak_mib"] = peaks[row["operation"]] / 2**20
 
@@ -205,9 +220,15 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add("--device", default="cpu")
     add("--threads", type=int, help="default: those of torch")
     add("--rounds", type=int, default=15)
-    add("--budget", type=float, default=0.5, help="seconds per entry and allocator (default 0.5)")
-    add("--limit-seconds", type=float, default=10.0, help="of scaling, a call")
-    add("--limit-gib", type=float, default=8.0, help="of scaling, peak memory")
+    text = "seconds per entry and allocator (default 0.5, of chain 2, of layer 6)"
+    add("--budget", type=float, help=text)
+    add("--limit-seconds", type=float, default=10.0, help="of scaling: a call (default 10)")
+    add(
+        "--limit-gib",
+        type=float,
+        default=16.0,
+        help="of operands and peer, on the CPU (default 16)",
+    )
     add("--one-allocator", action="store_true", help="leave out the default allocator")
     add("--memory", action=argparse.BooleanOptionalAction, help="peak memory (not of factors)")
     add("--json", type=Path, metavar="FILE", help="write everything that was measured")
@@ -231,6 +252,7 @@ def fill_defaults(args: argparse.Namespace) -> None:
     lengths = [(1, length, cases.SCALING_CHANNELS) for length in cases.SCALING_LENGTHS]
     args.shapes = args.shapes or (lengths if scaling else cases.SHAPES)
     args.protocols = args.protocols or (["cdil:3"] if scaling else ["chord", "cdil:3"])
+    args.budget = args.budget or {"chain": 2.0, "layer": 6.0}.get(args.level, 0.5)
     if args.memory is None:
         args.memory = args.level != "factor"
     # Of scaling only one figure is drawn; small channels are about our own kernels.

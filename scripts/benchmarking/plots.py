@@ -10,6 +10,16 @@ from benchmarking.runner import Row
 MARKERS = "osD^vP*Xh<>"
 
 
+def pyplot() -> Any:
+    """Matplotlib without a screen; imported only where something is drawn."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
 def style(rows: list[Row]) -> dict[str, dict[str, Any]]:
     """A colour and a marker for every peer, ours in black."""
     peers = dict.fromkeys(row["peer"] for row in rows if row["peer"] not in ("copy", "torch.mm"))
@@ -22,11 +32,7 @@ def style(rows: list[Row]) -> dict[str, dict[str, Any]]:
 
 def scaling(document: dict[str, Any], path: Path) -> None:
     """Time and memory of every operation against N; a cross is a peer's last length."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     rows = document["results"]
     looks = style(rows)
     operations = list(dict.fromkeys(r["operation"] for r in rows if r["peer"] in looks))
@@ -65,24 +71,22 @@ def ending(rows: list[Row]) -> str:
 def draw_peer(axis: Any, rows: list[Row], quantity: str, label: str, look: dict[str, Any]) -> None:
     """One line, a cross at its end if the peer went no further."""
     points = [(r["shape"][1], r[quantity]) for r in rows if r.get(quantity)]
-    axis.plot(*zip(*points, strict=True), **look, label=label, lw=1.2) if points else None
-    if points and any(row["failure"] for row in rows):
+    if not points:
+        return
+    axis.plot(*zip(*points, strict=True), **look, label=label, lw=1.2)
+    if any(row["failure"] for row in rows):
         axis.plot(*points[-1], "x", color=look["color"], markersize=11, mew=2)
 
 
 def roofline(document: dict[str, Any], path: Path) -> None:
     """Multiply-adds per second against multiply-adds per byte, under the two ceilings."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = [row for row in document["results"] if row.get("gfma_per_s")]
+    plt = pyplot()
+    rows = [row for row in document["results"] if "median_ms" in row]
     looks = style(rows)
     peak = max(row["gfma_per_s"] for row in rows if row["peer"] == "torch.mm")
     copies = [row["gb_per_s"] for row in rows if row["peer"] == "copy"]
     figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
-    points = [row for row in rows if row["peer"] in looks and row["bytes"]]
+    points = [row for row in rows if row["peer"] in looks and "bytes" in row]
     for peer, look in looks.items():
         own = [row for row in points if row["peer"] == peer]
         x = [row["multiply_adds"] / row["bytes"] for row in own]
@@ -90,11 +94,9 @@ def roofline(document: dict[str, Any], path: Path) -> None:
     intensity = [row["multiply_adds"] / row["bytes"] for row in points]
     ends = [min(intensity) / 2, max(intensity) * 2]
     for speed in (min(copies), max(copies)):
-        limit = [min(peak, speed * x) for x in ends]
-        knee = min(max(peak / speed, ends[0]), ends[1])
-        label = f"copy {speed:.0f} GB/s, torch.mm {peak:.0f} GFMA/s"
-        axis.plot([ends[0], knee, ends[1]], [limit[0], min(peak, speed * knee), limit[1]], lw=1,
-                  color="grey", label=label)  # fmt: skip
+        x = sorted({*ends, min(max(peak / speed, ends[0]), ends[1])})
+        label = f"copy {speed:.3g} GB/s, torch.mm {peak:.0f} GFMA/s"
+        axis.plot(x, [min(peak, speed * place) for place in x], lw=1, color="grey", label=label)
     axis.set(xlabel="multiply-adds per byte of minimal traffic", ylabel="GFMA/s")
     axis.set(xscale="log", yscale="log")
     axis.grid(alpha=0.3)
