@@ -267,6 +267,8 @@ def fill_defaults(args: argparse.Namespace) -> None:
 def check_names(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Ends with a message when a name is unknown."""
     kind: Any = CASE_TYPES["chain" if args.level == "scaling" else args.level]
+    if not any(args.network in str(case) for case in LAYERS):
+        parser.error(f"--network: no name contains {args.network!r}")
     known = {"peers": [*ALL_PEERS[kind.level]]}
     known["operations"] = [*kind.operations, *kind.more_operations]
     for option, names in known.items():
@@ -278,7 +280,7 @@ def check_names(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
 def measure(argv: list[str], args: argparse.Namespace) -> report.Document:
     """All passes."""
     names = ("device", "rounds", "budget", "limit_seconds", "limit_gib", "small_channels")
-    document = {
+    document: report.Document = {
         "command": shlex.join(["python", "scripts/benchmark.py", *argv]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "settings": {name: getattr(args, name) for name in names} | {"allocator": KEEP_MEMORY},

@@ -100,7 +100,7 @@ class LayerCase:
             )
             for _ in range(self.layers)
         ]
-        source: dict[str, int] = {"vocabulary": self.vocabulary} if self.vocabulary else {}
+        tokens, real = {"vocabulary": self.vocabulary}, {"features": 2}
         return paramixer.nn.SequenceClassifier(
             mixers,
             width=self.width,
@@ -111,7 +111,7 @@ class LayerCase:
             links_from="embedding",
             embedding_dropout=self.embedding_dropout,
             dropout=self.dropout,
-            **(source or {"features": 2}),
+            **(tokens if self.vocabulary else real),
         )
 
     def expected(self, inputs: LayerInputs) -> Expected:
@@ -166,11 +166,6 @@ LAYERS = [
 ]
 
 
-def network(linears: list[nn.Linear]) -> nn.Sequential:
-    """Linear-GELU-Linear of two linear layers."""
-    return nn.Sequential(linears[0], nn.GELU(), linears[1])
-
-
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     """A linear layer with copies of these parameters."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
@@ -193,18 +188,14 @@ class PublishedMixer(nn.Module):
         inner = zip(hidden.weight.split(ours.hidden), hidden.bias.split(ours.hidden), strict=True)
         outer = zip(output.weight, output.bias, strict=True)
         self.links = nn.ModuleList(
-            network([linear(*first), linear(*second)])
+            nn.Sequential(linear(*first), nn.GELU(), linear(*second))
             for first, second in zip(inner, outer, strict=True)
         )
-        self.values = network([linear(l.weight, l.bias) for l in self.value_layers(ours)])  # noqa: E741
+        layers = copy.deepcopy([ours.value_hidden, ours.value_output])
+        self.values = nn.Sequential(layers[0], nn.GELU(), layers[1])
         like = hidden.weight.new_empty(ours.length, 0)
         forms = {tuple(o): gather_scatter_form(o, like) for o in ours.offsets}
         self.products = [forms[tuple(o)] for o in ours.offsets]
-
-    @staticmethod
-    def value_layers(ours: paramixer.nn.Paramixer) -> list[nn.Linear]:
-        """The two layers of g."""
-        return [ours.value_hidden, ours.value_output]
 
     def forward(self, x: Tensor, mask: None = None, source: Tensor | None = None) -> Tensor:
         """Mixes x with links computed from source."""

@@ -248,7 +248,8 @@ def attention(case: Case, inputs: Inputs) -> Calls:
     leaves = [torch.randn_like(inputs[1]).requires_grad_() for _ in range(3)]
 
     def forward(_: None) -> Tensor:
-        return F.scaled_dot_product_attention(*(x[:, None] for x in leaves))[:, 0]
+        queries, keys, values = (x[:, None] for x in leaves)
+        return F.scaled_dot_product_attention(queries, keys, values)[:, 0]
 
     def both(_: None) -> tuple[Tensor, ...]:
         result = forward(None)

@@ -1,12 +1,13 @@
 """Checks the peers of a case and times them in interleaved rounds.
 
 "of copy" compares with a copy of as many bytes between two existing tensors, "of FMA peak" with the
-multiply-adds of a large float32 torch.mm, both timed in the same rounds with the same threads. (On
-CPUs torch.mm reaches three quarters or more of the peak of the arithmetic units alone.)
+multiply-adds of the fastest call of a large float32 torch.mm, both in the same rounds with the same
+threads. (On CPUs torch.mm reaches about three quarters of what the arithmetic units alone can do.)
 """
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import math
 import statistics
@@ -25,7 +26,7 @@ from benchmarking.peers import PEERS, UNCHECKED, Call, Calls, Skipped
 Case = FactorCase | ChainCase | LayerCase
 Row = dict[str, Any]  # a record: what one task gave
 
-ALL_PEERS: dict[str, dict[str, Callable[[Any, Any], Calls]]] = PEERS | {"layer": LAYER_PEERS}
+ALL_PEERS: dict[str, dict[str, Callable[[Any, Any], Calls]]] = {**PEERS, "layer": LAYER_PEERS}
 REFERENCES = ("copy", "torch.mm")  # not peers, but measures
 # Relative 2-norm, wide enough for peers that round every term of the sum to the dtype.
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
@@ -58,6 +59,11 @@ class Task:
     spent: float = 0.0
     seconds: list[float] = field(default_factory=list)
 
+    def fail(self, reason: str) -> None:
+        """Keeps the reason, and is not timed any more."""
+        self.call, self.failure, self.seconds = None, reason, []
+        gc.collect()  # what a failed call leaves is often part of a cycle
+
     def spread(self) -> dict[str, float]:
         """Minimum and quartiles of the seconds."""
         several = self.seconds if len(self.seconds) > 1 else self.seconds * 2
@@ -77,10 +83,14 @@ class Runner:
     def measure(self, tasks: list[Task]) -> None:
         """Each turn is a call, or several of a fast one after a first that fills the caches."""
         for task in self.rounds * [task for task in tasks if task.call]:
-            if task.spent < self.budget or len(task.seconds) < self.min_calls:
+            more = task.spent < self.budget or len(task.seconds) < self.min_calls
+            if task.call and more:
                 calls = int(min(SLICE_CALLS, SLICE_SECONDS / max(task.fastest, 1e-6)))
-                seconds = [self.timed(task) for _ in range(max(calls, 1) + (calls > 1))]
-                task.seconds += seconds[calls > 1 :]
+                try:
+                    seconds = [self.timed(task) for _ in range(max(calls, 1) + (calls > 1))]
+                    task.seconds += seconds[calls > 1 :]
+                except Exception as error:  # between other peers memory may be too short
+                    task.fail(failure(error))
 
     def timed(self, task: Task) -> float:
         """Seconds of one call, without its preparation."""
@@ -124,9 +134,9 @@ def check(task: Task, expected: tuple[Tensor, ...] | None) -> None:
         errors = [(outer_items(x).double() - y).norm() / y.norm() for x, y in pairs]
         task.error = torch.stack(errors).max().item()  # a NaN comes through
         if not task.error <= TOLERANCE[task.case.dtype]:
-            task.call, task.failure = None, f"wrong by {task.error:.1e}"
+            task.fail(f"wrong by {task.error:.1e}")
     except Exception as error:  # a peer may lack the dtype or the memory: that is its result
-        task.call, task.failure = None, failure(error)
+        task.fail(failure(error))
 
 
 def peer_tasks(case: Case, peer: str, operations: Sequence[str], inputs: Any) -> list[Task]:
@@ -171,7 +181,7 @@ def make_tasks(
 
     Those in `stopped`, by peer and operation, are not called, for the reason given there.
     """
-    inputs = case.inputs()
+    inputs: Any = case.inputs()
     expected = case.expected(inputs)
     tasks = []
     for peer in peers:
@@ -210,8 +220,8 @@ def figures(task: Task, median: float, fastest: float, times: dict[Any, Row]) ->
     work = probe_size(case) ** 3 if task.peer == "torch.mm" else case.multiply_adds(operation)
     if task.peer != "copy":
         row |= {"multiply_adds": work, "gfma_per_s": work / median * 1e-9}
-        row["peak_share"] = work / median * times[case, "torch.mm", "probe"]["median"]
-        row["peak_share"] /= probe_size(case) ** 3
+        fastest_probe = times[case, "torch.mm", "probe"]["min"]
+        row["peak_share"] = work / median * fastest_probe / probe_size(case) ** 3
     size = None if task.peer == "torch.mm" else case.bytes(operation)
     name = "forward" if operation in ("mix_transpose", "link_dot") else operation
     if size and (copy := times.get((case, "copy", name))):
