@@ -205,9 +205,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     shape = lambda text: tuple(map(int, text.split(",")))  # noqa: E731
     add("level", choices=["factor", "chain", "layer", "scaling"])
     add("--shapes", type=shape, nargs="+", metavar="B,N,D")
-    text = (
-        "chord or cdil:K (default: chord cdil:3; of scaling cdil:3; of chain those of the README)"
-    )
+    text = "chord, cdil:K (default: both, K=3; of scaling cdil:3; of chain those of the README)"
     add("--protocols", nargs="+", metavar="PROTOCOL", help=text)
     text = "factors of cdil: numbers, middle, slowest, all (default middle slowest)"
     add("--factors", nargs="+", default=["middle", "slowest"], metavar="M", help=text)
@@ -223,12 +221,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     text = "seconds per entry and allocator (default 0.5, of chain 2, of layer 6)"
     add("--budget", type=float, help=text)
     add("--limit-seconds", type=float, default=10.0, help="of scaling: a call (default 10)")
-    add(
-        "--limit-gib",
-        type=float,
-        default=16.0,
-        help="of operands and peer, on the CPU (default 16)",
-    )
+    text = "memory of operands and peer, on the CPU (default 16)"
+    add("--limit-gib", type=float, default=16.0, help=text)
     add("--one-allocator", action="store_true", help="leave out the default allocator")
     add("--memory", action=argparse.BooleanOptionalAction, help="peak memory (not of factors)")
     add("--json", type=Path, metavar="FILE", help="write everything that was measured")
