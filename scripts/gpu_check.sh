@@ -56,7 +56,8 @@ build_tests() {
 }
 
 benchmark() {
-  "$PYTHON" scripts/benchmark.py --device cuda --dtype "$1" --markdown --json "$logs/benchmark-$1.json"
+  "$PYTHON" scripts/benchmark.py "$1" --device cuda --dtypes float32 bfloat16 --markdown \
+    --json "$logs/benchmark-$1.json"
 }
 
 {
@@ -74,13 +75,13 @@ step pytest "$PYTHON" -m pytest
 for tool in memcheck racecheck initcheck synccheck; do
   step "$tool" sanitizer "$tool"
 done
-for dtype in float32 bfloat16; do
-  step "benchmark-$dtype" benchmark "$dtype"
+for level in factor chain layer; do
+  step "benchmark-$level" benchmark "$level"
 done
 
-for dtype in float32 bfloat16; do
-  printf '\n## Times, %s\n\n' "$dtype"
-  cat "$logs/benchmark-$dtype.log"
+for level in factor chain layer; do
+  printf '\n## Times, %s\n\n' "$level"
+  cat "$logs/benchmark-$level.log"
 done >>"$report"
 printf '\n## Registers per thread\n\n```\n' >>"$report"
 find "$build/cuda" -name '*.cu.o' -print0 |
