@@ -286,22 +286,6 @@ void gather_ring(Direction direction, Rows<const From> input, const RingWeights<
 
 // ---- The gradients of one factor
 
-// The sums of several blocks at once, each as Lanes::sum() takes it. `to` has room for a whole vector,
-// or for the next power of two sums if that is more.
-template <typename A, int L, int kCount>
-PARAMIXER_INLINE void sum_each(const Lanes<A, L> (&block)[kCount], A* to) {
-  using Block = Lanes<A, L>;
-  constexpr int kPadded = kCount <= 1 ? 1 : kCount <= 2 ? 2 : kCount <= 4 ? 4 : kCount <= 8 ? 8 : 16;
-  static_assert(kCount <= 16);
-  Vector<A, Block::kWidth> vector[kPadded] = {};
-  for (int i = 0; i < kCount; ++i) vector[i] = block[i].folded();
-  if constexpr (Block::kWidth == 1) {
-    for (int i = 0; i < kCount; ++i) to[i] = vector[i];
-  } else {
-    sum_vectors<A, Block::kWidth, 1>(vector, to);
-  }
-}
-
 // dots[r * kLinks + k] of kRows rows p, p + 1, .. and kLinks links: <grad row, value row + o_k>.
 // The channels that blocks share count once.
 template <int kRows, int kLinks, int L, typename From, typename A>

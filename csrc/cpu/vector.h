@@ -151,39 +151,6 @@ PARAMIXER_INLINE A sum_lanes(const Vector<A, W>& vector) {
   }
 }
 
-<<<<<<< HEAD
-// Vectors that hold several sums at once: kBlocks blocks of W / kBlocks lanes each, one a sum. Halves
-// every block of two vectors and lays those of `second` behind those of `first`.
-template <typename A, int W, int kBlocks>
-PARAMIXER_INLINE Vector<A, W> add_halves(const Vector<A, W>& first, const Vector<A, W>& second) {
-  constexpr int kHalf = W / kBlocks / 2;
-  constexpr auto from = []<int kUpper>(int lane) {
-    const int block = lane / kHalf;
-    return block / kBlocks * W + block % kBlocks * 2 * kHalf + lane % kHalf + kUpper * kHalf;
-  };
-  return [&]<int... lane>(std::integer_sequence<int, lane...>) {
-    return __builtin_shufflevector(first, second, from.template operator()<0>(lane)...) +
-           __builtin_shufflevector(first, second, from.template operator()<1>(lane)...);
-  }(std::make_integer_sequence<int, W>());
-}
-
-// The sums of kCount vectors, in the same order as sum_lanes of each. A power of two.
-template <typename A, int W, int kBlocks, int kCount>
-PARAMIXER_INLINE void sum_vectors(Vector<A, W> (&vector)[kCount], A* to) {
-  if constexpr (kBlocks == W) {
-    constexpr int kSums = kCount * W;
-    __builtin_memcpy(to, vector, kSums * sizeof(A));
-  } else if constexpr (kCount == 1) {
-    Vector<A, W> half[1] = {add_halves<A, W, kBlocks>(vector[0], vector[0])};
-    sum_vectors<A, W, 2 * kBlocks>(half, to);
-  } else {
-    Vector<A, W> half[kCount / 2];
-    for (int i = 0; i < kCount / 2; ++i) {
-      half[i] = add_halves<A, W, kBlocks>(vector[2 * i], vector[2 * i + 1]);
-    }
-    sum_vectors<A, W, 2 * kBlocks>(half, to);
-  }
-=======
 // sum + a * b, rounded once where the instruction set can. The compiler fuses vectors by itself; of
 // single numbers it may make vectors in a way that leaves some products unfused.
 template <typename V, typename F>
@@ -193,7 +160,6 @@ PARAMIXER_INLINE V multiply_add(const V& sum, const F& a, const V& b) {
   if constexpr (std::is_same_v<V, double>) return __builtin_fma(a, b, sum);
 #endif
   return sum + a * b;
->>>>>>> wt-single
 }
 
 // L lanes in as few machine vectors as hold them.
@@ -241,24 +207,15 @@ struct Lanes {
   PARAMIXER_INLINE void add_product(const Lanes& a, const Lanes& b) {
     for (int p = 0; p < kParts; ++p) part[p] = multiply_add(part[p], a.part[p], b.part[p]);
   }
-<<<<<<< HEAD
-  // Parts added pairwise: the same tree as one wide vector's.
-  PARAMIXER_INLINE Vector<A, kWidth> folded() const {
-=======
   // Parts are added pairwise: the same tree as one wide vector's.
   PARAMIXER_INLINE Vector<A, kWidth> sum_parts() const {
->>>>>>> wt-single
     Lanes tree = *this;
     for (int parts = kParts / 2; parts > 0; parts /= 2) {
       for (int p = 0; p < parts; ++p) tree.part[p] += tree.part[p + parts];
     }
     return tree.part[0];
   }
-<<<<<<< HEAD
-  PARAMIXER_INLINE A sum() const { return sum_lanes<A, kWidth>(folded()); }
-=======
   PARAMIXER_INLINE A sum() const { return sum_lanes<A, kWidth>(sum_parts()); }
->>>>>>> wt-single
 };
 
 // Lane i of the result is lane i % h + lane i % h + h of the (i / h)-th segment of kSegment = 2 h
