@@ -721,7 +721,7 @@ struct BackwardTask : ChannelTask<T> {
   template <typename From, typename To>
   void run(int s, int64_t r, Rows<const From> input, const Target<To>& target, A* free) const {
     const Sweep* const sweeps = chain.sweeps;
-    const int64_t ring = sweeps[s].ring, size = ring * row;
+    const int64_t ring = sweeps[s].ring, size = scratch_ring(ring, row);
     int last = s;
     while (last + 1 < chain.sweep_count && sweeps[last].deal.deal == 1) ++last;
     A* const states = free;  // the inputs of sweeps s + 1 .. last

@@ -46,20 +46,23 @@ const InstructionSet& selected_instruction_set() {
 // As the tasks in chain.inl lay it out.
 int64_t chain_scratch_bytes(const ChainProblem& chain, DType dtype, Pass pass, int64_t width) {
   const auto bytes = [&]<typename A>(bool widens) {
-    const int64_t length = chain.problem.length;
-    const bool initial = chain.residual == Residual::kInitial;
-    int64_t rows = 2 * length;  // forward: two states
-    if (pass == Pass::kBackward) {
-      rows = initial ? length : 0;  // the sum of the states' gradients
+    const int64_t length = chain.problem.length, row = scratch_row<A>(width);
+    int64_t elements = scratch_row<A>(length * 2 * chain.problem.links);  // a sweep's weights
+    if (chain.residual == Residual::kInitial) {
+      if (widens) elements += length * row;                   // V_0
+      if (pass == Pass::kBackward) elements += length * row;  // the sum of the states' gradients
+    }
+    if (pass == Pass::kForward) {
+      elements += 2 * length * row;  // two states
+    } else {
       for (int s = 0, first = 0; s < chain.sweep_count; ++s) {
         if (chain.sweeps[s].deal.deal == 1 && s + 1 < chain.sweep_count) continue;
-        rows += (s - first + 2) * chain.sweeps[s].ring;  // the states of a run, two gradients
+        // A run's states, and two gradients.
+        elements += (s - first + 2) * scratch_ring(chain.sweeps[s].ring, row);
         first = s + 1;
       }
     }
-    if (initial && widens) rows += length;
-    return static_cast<int64_t>(sizeof(A)) *
-           (rows * scratch_row<A>(width) + scratch_row<A>(length * 2 * chain.problem.links));
+    return static_cast<int64_t>(sizeof(A)) * elements;
   };
   if (dtype == DType::kFloat64) return bytes.operator()<double>(false);
   return bytes.operator()<float>(dtype != DType::kFloat32);

@@ -38,6 +38,10 @@ PARAMIXER_INLINE int64_t scratch_row(int64_t width) {
   return (width + kLanes - 1) / kLanes * kLanes;
 }
 
+// Elements of a ring of scratch. Rings that follow each other begin at different places of a page:
+// rows of several that are used together would else all meet in one set of the cache.
+PARAMIXER_INLINE int64_t scratch_ring(int64_t rows, int64_t row) { return rows * row + 80; }
+
 enum class Pass : int { kForward, kBackward };
 inline constexpr size_t kScratchAlignment = 64;
 
