@@ -7,6 +7,7 @@
 #include <span>
 
 #include "core/problem.h"
+#include "cpu/link_weights.h"
 
 namespace paramixer::cpu {
 
@@ -23,9 +24,13 @@ struct InstructionSet {
   const char* name;
   bool (*supported)();
   RowKernel kernels[kDTypeCount][kKernelCount];  // by DType and Kernel
+  LinkKernels link_kernels[kDTypeCount];         // by DType
 
   RowKernel kernel(DType dtype, Kernel kernel) const {
     return kernels[static_cast<int>(dtype)][static_cast<int>(kernel)];
+  }
+  const LinkKernels& link_kernels_of(DType dtype) const {
+    return link_kernels[static_cast<int>(dtype)];
   }
 };
 

@@ -4,6 +4,7 @@
 #define PARAMIXER_ISA_AVX2
 #define PARAMIXER_ISA_NAMESPACE avx2
 #include "cpu/kernels.inl"
+#include "cpu/link_weights.inl"
 
 namespace paramixer::cpu {
 namespace {
@@ -16,6 +17,7 @@ bool processor_has_avx2() {
 }  // namespace
 
 extern const InstructionSet kAvx2;
-const InstructionSet kAvx2 = {"avx2", processor_has_avx2, PARAMIXER_KERNELS};
+const InstructionSet kAvx2 = {"avx2", processor_has_avx2, PARAMIXER_KERNELS,
+                              PARAMIXER_LINK_KERNELS};
 
 }  // namespace paramixer::cpu

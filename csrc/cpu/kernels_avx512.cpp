@@ -4,6 +4,7 @@
 #define PARAMIXER_ISA_AVX512
 #define PARAMIXER_ISA_NAMESPACE avx512
 #include "cpu/kernels.inl"
+#include "cpu/link_weights.inl"
 
 namespace paramixer::cpu {
 namespace {
@@ -16,6 +17,7 @@ bool processor_has_avx512() {
 }  // namespace
 
 extern const InstructionSet kAvx512;
-const InstructionSet kAvx512 = {"avx512", processor_has_avx512, PARAMIXER_KERNELS};
+const InstructionSet kAvx512 = {"avx512", processor_has_avx512, PARAMIXER_KERNELS,
+                                PARAMIXER_LINK_KERNELS};
 
 }  // namespace paramixer::cpu

@@ -1,6 +1,7 @@
 // Portable: vectors of 16 bytes through the compiler's vector types, no processor-specific code.
 #define PARAMIXER_ISA_NAMESPACE baseline
 #include "cpu/kernels.inl"
+#include "cpu/link_weights.inl"
 
 namespace paramixer::cpu {
 namespace {
@@ -10,6 +11,7 @@ bool always_supported() { return true; }
 }  // namespace
 
 extern const InstructionSet kBaseline;
-const InstructionSet kBaseline = {"baseline", always_supported, PARAMIXER_KERNELS};
+const InstructionSet kBaseline = {"baseline", always_supported, PARAMIXER_KERNELS,
+                                  PARAMIXER_LINK_KERNELS};
 
 }  // namespace paramixer::cpu
