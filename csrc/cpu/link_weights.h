@@ -48,10 +48,12 @@ PARAMIXER_INLINE constexpr int64_t padded(int64_t columns) { return (columns + 1
 // Rows that are worked on together. A range that starts at a multiple of it wastes nothing.
 inline constexpr int kLinkTile = 48;
 
-// Elements of Accumulate<T> that a call needs as scratch, aligned to 64 bytes.
+// Elements of Accumulate<T> that either call needs as scratch, aligned to 64 bytes.
 PARAMIXER_INLINE constexpr int64_t link_scratch(const LinkNetworks& n) {
-  const int64_t columns = 2 * n.width + padded(n.width) + 2 * n.hidden + n.outputs;
-  return kLinkTile * (columns + padded(n.outputs));
+  const int64_t forward = n.width + n.hidden + n.outputs + n.factors * n.outputs;
+  const int64_t backward =
+      2 * n.width + padded(n.width) + 2 * n.hidden + n.outputs + padded(n.outputs);
+  return kLinkTile * (forward > backward ? forward : backward);
 }
 
 struct LinkKernels {

@@ -233,6 +233,16 @@ void store_tile(T* rows, int64_t pitch, const Accumulate<T>* tile, int64_t colum
   }
 }
 
+// Brings pieces of rows into the cache while something else is computed: they lie too far apart for
+// the processor to foresee them.
+template <typename T>
+void prefetch_rows(const T* rows, int64_t pitch, int64_t columns, int count) {
+  for (int r = 0; r < count; ++r) {
+    __builtin_prefetch(rows + r * pitch);
+    __builtin_prefetch(rows + r * pitch + columns - 1);
+  }
+}
+
 // Rows of memory widened, their columns padded with zeros to whole vectors.
 template <typename T>
 void load_rows(Accumulate<T>* to, const T* rows, int64_t pitch, int64_t columns, int count) {
@@ -351,6 +361,9 @@ void link_weights(const LinkNetworks& n, int64_t begin, int64_t end, void* scrat
   A* x = static_cast<A*>(scratch);
   A* hidden = x + n.width * kLinkTile;
   A* links = hidden + n.hidden * kLinkTile;
+  // Rows of the result are put together in the cache: a factor's few links alone are less than a
+  // line of memory.
+  T* rows = reinterpret_cast<T*>(links + n.outputs * kLinkTile);
   const int64_t row_links = n.factors * n.outputs;
   for (; begin < end; begin += kLinkTile) {
     const int count = static_cast<int>(end - begin < kLinkTile ? end - begin : kLinkTile);
@@ -364,9 +377,9 @@ void link_weights(const LinkNetworks& n, int64_t begin, int64_t end, void* scrat
       }
       multiply_tile(links, n.outputs, block<A>(n.output_weight_transposed, m, n.hidden * n.outputs),
                     hidden, n.hidden, from_bias<A>(n.output_bias, m, n.outputs), kAsItIs);
-      store_tile(block<T>(n.result, begin, row_links) + m * n.outputs, row_links, links, n.outputs,
-                 count);
+      store_tile(rows + m * n.outputs, row_links, links, n.outputs, count);
     }
+    __builtin_memcpy(block<T>(n.result, begin, row_links), rows, count * row_links * sizeof(T));
   }
 }
 
@@ -391,6 +404,7 @@ void link_weights_backward(const LinkNetworks& n, const LinkGradients& gradients
       const T* grad_memory = block<T>(n.grad, begin, row_links) + m * n.outputs;
       load_tile(grad, grad_memory, row_links, n.outputs, count);
       load_rows(grad_rows, grad_memory, row_links, n.outputs, count);
+      if (m + 1 < n.factors) prefetch_rows(grad_memory + n.outputs, row_links, n.outputs, count);
 
       hidden_layer(hidden, n, m, x);
       for (int64_t i = 0; i < n.hidden * kLinkTile; i += kBlockLanes<A>) {

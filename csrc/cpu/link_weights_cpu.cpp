@@ -142,9 +142,10 @@ struct GradientLayout {
     end = padded(output_bias + n.factors * n.outputs);
   }
 
-  LinkGradients at(const at::Tensor& sums) const {
-    auto* data = static_cast<char*>(sums.mutable_data_ptr());
-    const auto place = [&](int64_t elements) { return data + elements * sums.itemsize(); };
+  LinkGradients at(void* sums, int64_t element_size) const {
+    const auto place = [&](int64_t elements) {
+      return static_cast<char*>(sums) + elements * element_size;
+    };
     return {place(hidden_weight), place(output_weight), place(hidden_bias), place(output_bias)};
   }
 };
@@ -166,27 +167,27 @@ ops::LinkGradientTensors link_weights_backward(const at::Tensor& grad, const at:
   const int64_t chunks = std::max<int64_t>(1, (rows + chunk - 1) / chunk);
   const GradientLayout layout(n);
   const at::Tensor parts = at::zeros({chunks, layout.end}, prepared.sums());
+  char* const data = static_cast<char*>(parts.mutable_data_ptr());
+  const int64_t size = parts.element_size();
   at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
-      kernels.backward(n, layout.at(parts[c]), c * chunk, std::min((c + 1) * chunk, rows),
-                       prepared.scratch());
+      kernels.backward(n, layout.at(data + c * layout.end * size, size), c * chunk,
+                       std::min((c + 1) * chunk, rows), prepared.scratch());
     }
   });
 
   at::Tensor sum = parts[0];
   for (int64_t c = 1; c < chunks; ++c) sum.add_(parts[c]);
-  const auto take = [&](int64_t begin, int64_t columns, int64_t count) {
-    const int64_t hidden = n.factors * n.hidden;
-    return sum.narrow(0, begin, hidden * padded(columns))
-        .view({n.factors, n.hidden, padded(columns)})
-        .narrow(2, 0, count);
+  const int64_t hidden = n.factors * n.hidden;
+  const auto weight = [&](int64_t begin, int64_t columns) {  // (M, h, columns)
+    const auto padded_columns =
+        sum.narrow(0, begin, hidden * padded(columns)).view({n.factors, n.hidden, padded(columns)});
+    return padded_columns.narrow(2, 0, columns);
   };
-  d_hidden_weight.view({n.factors, n.hidden, n.width})
-      .copy_(take(layout.hidden_weight, n.width, n.width));
-  d_output_weight.copy_(take(layout.output_weight, n.outputs, n.outputs).transpose(1, 2));
-  d_hidden_bias.copy_(sum.narrow(0, layout.hidden_bias, n.factors * n.hidden));
-  d_output_bias.copy_(
-      sum.narrow(0, layout.output_bias, n.factors * n.outputs).view({n.factors, n.outputs}));
+  d_hidden_weight.copy_(weight(layout.hidden_weight, n.width).reshape({hidden, n.width}));
+  d_hidden_bias.copy_(sum.narrow(0, layout.hidden_bias, hidden));
+  d_output_weight.copy_(weight(layout.output_weight, n.outputs).transpose(1, 2));
+  d_output_bias.view(-1).copy_(sum.narrow(0, layout.output_bias, n.factors * n.outputs));
   return gradients;
 }
 

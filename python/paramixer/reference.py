@@ -134,8 +134,8 @@ def link_weights(
 ) -> Tensor:
     """W[.., m, :] = output_weight[m] gelu(H_m x[..] + hidden_bias_m) + output_bias[m].
 
-    H_m is hidden_weight[m h : (m + 1) h]; the GELU is the exact one. 16-bit operands are computed in
-    float32 and rounded once.
+    H_m is hidden_weight[m h : (m + 1) h]; the GELU is the exact one. 16-bit operands are computed
+    in float32 and rounded once.
 
     Args:
         x: (*, E).
