@@ -1,5 +1,5 @@
-// How a chain of M sparse factors runs over a ring of N rows: which factors go together in one sweep
-// over the rows, and in which order the rows lie in between.
+// How a chain of M sparse factors runs over a ring of N rows: which factors go together in one
+// sweep over the rows, and in which order the rows lie in between.
 //
 // Factor m of a dilated protocol (CDIL) links rows a multiple of a *step* apart, and the steps grow
 // from factor to factor. A step cuts the ring into *classes*: rows r, r + step, r + 2 step, ..

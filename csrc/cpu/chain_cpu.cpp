@@ -155,8 +155,8 @@ class Chain {
     int64_t width = kRowBytes / element_bytes();
     if (pass_ == Pass::kForward) {
       if (problem.length * kRowBytes >= kLongRingBytes) width /= 2;
-      while (width > lanes && batches * ((problem.channels + width - 1) / width) <
-                                  at::get_num_threads()) {
+      while (width > lanes &&
+             batches * ((problem.channels + width - 1) / width) < at::get_num_threads()) {
         width /= 2;
       }
       return width;
@@ -214,7 +214,8 @@ at::Tensor mix_chain(const at::Tensor& weight, const at::Tensor& value, at::IntA
   return mix_chain_unchecked(with_few_batch_dims(weight), value, offsets, choices.residual);
 }
 
-// Inside a fused chain no state comes by, so those that are asked for take the way factor by factor.
+// Inside a fused chain no state comes by, so those that are asked for take the way factor by
+// factor.
 std::tuple<at::Tensor, at::Tensor> mix_chain_forward(const at::Tensor& weight,
                                                      const at::Tensor& value,
                                                      at::IntArrayRef offsets,

@@ -48,13 +48,12 @@ int64_t chain_scratch_bytes(const ChainProblem& chain, DType dtype, Pass pass, i
   const auto bytes = [&]<typename A>(bool widens) {
     const int64_t length = chain.problem.length, row = scratch_row<A>(width);
     int64_t elements = scratch_row<A>(length * 2 * chain.problem.links);  // a sweep's weights
-    if (chain.residual == Residual::kInitial) {
-      if (widens) elements += length * row;                   // V_0
-      if (pass == Pass::kBackward) elements += length * row;  // the sum of the states' gradients
-    }
+    if (widens) elements += 2 * length * row;                             // V and the result
     if (pass == Pass::kForward) {
       elements += 2 * length * row;  // two states
     } else {
+      // The sum of the states' gradients.
+      if (chain.residual == Residual::kInitial) elements += length * row;
       for (int s = 0, first = 0; s < chain.sweep_count; ++s) {
         if (chain.sweeps[s].deal.deal == 1 && s + 1 < chain.sweep_count) continue;
         // A run's states, and two gradients.

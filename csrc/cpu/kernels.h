@@ -7,6 +7,7 @@
 #include <span>
 
 #include "core/problem.h"
+#include "cpu/link_weights.h"
 
 namespace paramixer::cpu {
 
@@ -26,9 +27,9 @@ struct ChainTask {
   int64_t width;
 };
 
-// Runs one task with scratch of at least chain_scratch_bytes, aligned to kScratchAlignment. Backward
-// reads value and grad and writes result; dots, accumulators with unit strides over factors and
-// links, are written for channel 0 and added to for all others.
+// Runs one task with scratch of at least chain_scratch_bytes, aligned to kScratchAlignment.
+// Backward reads value and grad and writes result; dots, accumulators with unit strides over
+// factors and links, are written for channel 0 and added to for all others.
 using ChainKernel = void (*)(const ChainProblem&, const ChainTask&, bool stream, void* scratch);
 
 // Elements of a row of scratch with `width` accumulators: rows start on a vector of any width.
@@ -50,12 +51,16 @@ struct InstructionSet {
   bool (*supported)();
   RowKernel kernels[kDTypeCount][kKernelCount];  // by DType and Kernel
   ChainKernel chain_kernels[kDTypeCount][2];     // by DType and Pass
+  LinkKernels link_kernels[kDTypeCount];         // by DType
 
   RowKernel kernel(DType dtype, Kernel kernel) const {
     return kernels[static_cast<int>(dtype)][static_cast<int>(kernel)];
   }
   ChainKernel kernel(DType dtype, Pass pass) const {
     return chain_kernels[static_cast<int>(dtype)][static_cast<int>(pass)];
+  }
+  const LinkKernels& link_kernels_of(DType dtype) const {
+    return link_kernels[static_cast<int>(dtype)];
   }
 };
 

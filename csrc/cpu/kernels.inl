@@ -18,6 +18,8 @@
 // overwritten. Products are summed in Accumulate<T> in the order of the links, with fused
 // multiply-adds where the instruction set has them, and rounded once.
 
+#pragma once
+
 #include <type_traits>
 #include <utility>
 

@@ -3,8 +3,9 @@
 
 #define PARAMIXER_ISA_AVX2
 #define PARAMIXER_ISA_NAMESPACE avx2
-#include "cpu/kernels.inl"
 #include "cpu/chain.inl"
+#include "cpu/kernels.inl"
+#include "cpu/link_weights.inl"
 
 namespace paramixer::cpu {
 namespace {
@@ -18,6 +19,6 @@ bool processor_has_avx2() {
 
 extern const InstructionSet kAvx2;
 const InstructionSet kAvx2 = {"avx2", processor_has_avx2, PARAMIXER_KERNELS,
-                                     PARAMIXER_CHAIN_KERNELS};
+                              PARAMIXER_CHAIN_KERNELS, PARAMIXER_LINK_KERNELS};
 
 }  // namespace paramixer::cpu

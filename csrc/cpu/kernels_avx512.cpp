@@ -3,8 +3,9 @@
 
 #define PARAMIXER_ISA_AVX512
 #define PARAMIXER_ISA_NAMESPACE avx512
-#include "cpu/kernels.inl"
 #include "cpu/chain.inl"
+#include "cpu/kernels.inl"
+#include "cpu/link_weights.inl"
 
 namespace paramixer::cpu {
 namespace {
@@ -18,6 +19,6 @@ bool processor_has_avx512() {
 
 extern const InstructionSet kAvx512;
 const InstructionSet kAvx512 = {"avx512", processor_has_avx512, PARAMIXER_KERNELS,
-                                     PARAMIXER_CHAIN_KERNELS};
+                                PARAMIXER_CHAIN_KERNELS, PARAMIXER_LINK_KERNELS};
 
 }  // namespace paramixer::cpu

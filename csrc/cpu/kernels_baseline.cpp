@@ -1,7 +1,8 @@
 // Portable: vectors of 16 bytes through the compiler's vector types, no processor-specific code.
 #define PARAMIXER_ISA_NAMESPACE baseline
-#include "cpu/kernels.inl"
 #include "cpu/chain.inl"
+#include "cpu/kernels.inl"
+#include "cpu/link_weights.inl"
 
 namespace paramixer::cpu {
 namespace {
@@ -12,6 +13,6 @@ bool always_supported() { return true; }
 
 extern const InstructionSet kBaseline;
 const InstructionSet kBaseline = {"baseline", always_supported, PARAMIXER_KERNELS,
-                                     PARAMIXER_CHAIN_KERNELS};
+                                  PARAMIXER_CHAIN_KERNELS, PARAMIXER_LINK_KERNELS};
 
 }  // namespace paramixer::cpu

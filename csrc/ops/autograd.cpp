@@ -11,7 +11,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -24,6 +23,7 @@
 #include "ops/chain_sequence.h"
 #include "ops/check.h"
 #include "ops/operators.h"
+#include "ops/transforms.h"
 #include "paramixer/paramixer.h"
 
 namespace paramixer::ops {
@@ -166,8 +166,6 @@ auto make_node() {
   }
 }
 
-at::Tensor tangent_of(const at::Tensor& tensor) { return tensor._fw_grad(/*level=*/0); }
-
 template <typename Rule>
 at::Tensor apply_node(c10::DispatchKeySet keys, const at::Tensor& first, const at::Tensor& second,
                       at::IntArrayRef offsets) {
@@ -200,19 +198,6 @@ at::Tensor apply_node(c10::DispatchKeySet keys, const at::Tensor& first, const a
 }
 
 // ---- The Autograd kernels
-
-// Whether a functorch transform is active; its own accessor stays set after first use and cannot
-// tell.
-bool in_functorch() {
-  const auto included = c10::impl::tls_local_dispatch_key_set().included_;
-  return included.has(c10::DispatchKey::FuncTorchDynamicLayerBackMode) ||
-         included.has(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
-}
-
-template <typename... Tensors>
-bool has_tangent(const Tensors&... tensors) {
-  return (tangent_of(tensors).defined() || ...);
-}
 
 template <typename Rule>
 at::Tensor bilinear_autograd(c10::DispatchKeySet keys, const at::Tensor& first,

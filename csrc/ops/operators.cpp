@@ -4,11 +4,11 @@
 
 #include "ops/operators.h"
 
-#include <ATen/autocast_mode.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
 #include "cpu/kernels.h"
+#include "ops/autocast.h"
 #include "ops/check.h"
 #include "ops/prepare.h"
 #include "paramixer/paramixer.h"
@@ -37,6 +37,16 @@ TORCH_LIBRARY(paramixer, m) {
   m.def(
       "mix_chain_backward(Tensor grad, Tensor weight, Tensor value, Tensor states, "
       "int[] offsets, str residual, int[] boundaries) -> (Tensor, Tensor)",
+      tags);
+  m.def(
+      "link_weights(Tensor x, Tensor hidden_weight, Tensor? hidden_bias, Tensor output_weight, "
+      "Tensor? output_bias) -> Tensor",
+      tags);
+  // (grad_x, grad_hidden_weight, grad_hidden_bias, grad_output_weight, grad_output_bias); without
+  // wants_x the first is empty.
+  m.def(
+      "link_weights_backward(Tensor grad, Tensor x, Tensor hidden_weight, Tensor? hidden_bias, "
+      "Tensor output_weight, bool wants_x) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
       tags);
 }
 
@@ -155,19 +165,7 @@ TORCH_LIBRARY_IMPL(paramixer, Meta, m) {
   m.impl("mix_chain_backward", &mix_chain_backward_meta);
 }
 
-// ---- Autocast: every operator is a sum of products, so it runs in the autocast dtype, as matmul
-// does
-
-template <c10::DeviceType device>
-struct Autocast {
-  c10::impl::ExcludeDispatchKeyGuard no_autocast{
-      c10::DispatchKeySet(at::autocast::get_autocast_dispatch_key_from_device_type(device))};
-  at::ScalarType dtype = at::autocast::get_autocast_dtype(device);
-
-  at::Tensor operator()(const at::Tensor& tensor) const {
-    return at::autocast::cached_cast(dtype, tensor, device);
-  }
-};
+// ---- Autocast
 
 template <c10::DeviceType device, Bilinear* op>
 at::Tensor bilinear_autocast(const at::Tensor& first, const at::Tensor& second,

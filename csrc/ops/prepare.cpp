@@ -10,7 +10,6 @@
 #include "ops/check.h"
 
 namespace paramixer::ops {
-namespace {
 
 DType dtype_of(const at::Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -24,6 +23,8 @@ DType dtype_of(const at::Tensor& tensor) {
       return DType::kFloat16;
   }
 }
+
+namespace {
 
 // The five operands in a fixed order, to treat them alike.
 constexpr std::array kTensors = {&Operands::weight, &Operands::value, &Operands::grad,

@@ -10,6 +10,9 @@
 
 namespace paramixer::ops {
 
+// For tensors that a validator has let pass.
+DType dtype_of(const at::Tensor& tensor);
+
 // Check the arguments, then allocate the result; no data is read and sizes may be symbolic. A
 // result that has exactly the shape of the second operand is at::empty_like of it, whatever its
 // strides; any other is contiguous.

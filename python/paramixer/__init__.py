@@ -4,13 +4,14 @@ from paramixer._load import __version__, has_cuda  # before all else: registers 
 
 # isort: split
 from paramixer import compat, links, nn, reference, utils
-from paramixer.ops import link_dot, mix, mix_chain, mix_transpose
+from paramixer.ops import link_dot, link_weights, mix, mix_chain, mix_transpose
 
 __all__ = [
     "__version__",
     "compat",
     "has_cuda",
     "link_dot",
+    "link_weights",
     "links",
     "mix",
     "mix_chain",

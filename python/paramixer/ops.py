@@ -83,6 +83,41 @@ def link_dot(grad: Tensor, value: Tensor, offsets: list[int]) -> Tensor:
     return torch.ops.paramixer.link_dot(grad, value, offsets)
 
 
+def link_weights(
+    x: Tensor,
+    hidden_weight: Tensor,
+    hidden_bias: Tensor | None,
+    output_weight: Tensor,
+    output_bias: Tensor | None,
+) -> Tensor:
+    """Computes the links of M factors from data: one small network Linear-GELU-Linear a factor.
+
+    ``W[.., m, :] = output_weight[m] gelu(H_m x[..] + hidden_bias_m) + output_bias[m]`` with
+    ``H_m = hidden_weight[m h : (m + 1) h]`` and the exact GELU, a Phi(a) (Paramixer, CVPR 2022,
+    arXiv 2204.10670). On the CPU the M h hidden activations of a row never leave the caches; the
+    gradient computes them anew from x, which is all that is saved. There float16 and bfloat16 are
+    computed in float32 throughout and the result is rounded once.
+
+    Args:
+        x: (*, E), the data of every position.
+        hidden_weight: (M h, E), the first layers, one below the other.
+        hidden_bias: (M h), or None.
+        output_weight: (M, Q, h), the second layers; Q is K links for each of the heads.
+        output_bias: (M, Q), or None.
+
+    Returns:
+        (*, M, Q), contiguous.
+
+    Raises:
+        ValueError: shapes that do not fit each other, tensors on different devices.
+        TypeError: a dtype other than float64, float32, bfloat16, float16, or two different ones.
+        NotImplementedError: a device without kernels.
+    """
+    return torch.ops.paramixer.link_weights(
+        x, hidden_weight, hidden_bias, output_weight, output_bias
+    )
+
+
 def mix_chain(
     weight: Tensor,
     value: Tensor,

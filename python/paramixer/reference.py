@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from paramixer._checks import check_choice
@@ -122,6 +123,39 @@ def mix_chain(
             mixed = mixed + initial
         state = mixed
     return state.to(value.dtype)
+
+
+def link_weights(
+    x: Tensor,
+    hidden_weight: Tensor,
+    hidden_bias: Tensor | None,
+    output_weight: Tensor,
+    output_bias: Tensor | None,
+) -> Tensor:
+    """W[.., m, :] = output_weight[m] gelu(H_m x[..] + hidden_bias_m) + output_bias[m].
+
+    H_m is hidden_weight[m h : (m + 1) h]; the GELU is the exact one. 16-bit operands are computed
+    in float32 and rounded once.
+
+    Args:
+        x: (*, E).
+        hidden_weight: (M h, E).
+        hidden_bias: (M h), or None.
+        output_weight: (M, Q, h).
+        output_bias: (M, Q), or None.
+
+    Returns:
+        W, (*, M, Q), in the dtype of `x`.
+    """
+    inner = F.linear(_accumulator(x), _accumulator(hidden_weight))
+    if hidden_bias is not None:
+        inner = inner + _accumulator(hidden_bias)
+    factors, _, hidden = output_weight.shape
+    active = F.gelu(inner).unflatten(-1, (factors, hidden))
+    links = torch.einsum("...mh,mqh->...mq", active, _accumulator(output_weight))
+    if output_bias is not None:
+        links = links + _accumulator(output_bias)
+    return links.to(x.dtype)
 
 
 def _mix(weight: Tensor, value: Tensor, offsets: Sequence[int]) -> Tensor:

@@ -16,6 +16,7 @@
 #include <paramixer/links.h>
 #include <paramixer/version.h>
 
+#include <optional>
 #include <string_view>
 
 namespace paramixer {
@@ -44,5 +45,14 @@ PARAMIXER_API at::Tensor link_dot(const at::Tensor& grad, const at::Tensor& valu
 PARAMIXER_API at::Tensor mix_chain(const at::Tensor& weight, const at::Tensor& value,
                                    at::IntArrayRef offsets, std::string_view residual = "none",
                                    std::string_view save = "boundaries");
+
+// W[..,m,:] = output_weight[m] gelu(hidden_weight[m h .. m h + h - 1] x[..] + hidden_bias[..]) +
+// output_bias[m]: the links of M factors, computed from data by M networks with h hidden units; the
+// GELU is the exact one. x (*, E), hidden_weight (M h, E), hidden_bias (M h), output_weight
+// (M, Q, h), output_bias (M, Q). (*, M, Q)
+PARAMIXER_API at::Tensor link_weights(const at::Tensor& x, const at::Tensor& hidden_weight,
+                                      const std::optional<at::Tensor>& hidden_bias,
+                                      const at::Tensor& output_weight,
+                                      const std::optional<at::Tensor>& output_bias);
 
 }  // namespace paramixer

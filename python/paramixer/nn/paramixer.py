@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramixer import links as protocols
@@ -158,7 +157,7 @@ class Paramixer(nn.Module):
         if mask is not None:
             # Beyond the rows zeroed below: gradients stay finite where padding is not.
             x = x.masked_fill(~mask.unsqueeze(2), 0)
-        value = self.dropout(self.value_output(F.gelu(self.value_hidden(x))))
+        value = self.dropout(self.values(x))
         if mask is not None:
             value = value.masked_fill(~mask.unsqueeze(2), 0)
         # (B, N, C) to (B, H, N, C / H): heads are batch dimensions.
@@ -166,6 +165,18 @@ class Paramixer(nn.Module):
         weight = self.head_weights(source, mask)
         mixed = mix_chain(weight, value, self.offsets, self.residual)
         return mixed.transpose(1, 2).flatten(2)
+
+    def values(self, x: Tensor) -> Tensor:
+        """V_0 = g(x), (B, N, C), before dropout."""
+        # g has the form of one factor's network: it never stores its hidden layer either.
+        bias = self.value_output.bias
+        return torch.ops.paramixer.link_weights(
+            x,
+            self.value_hidden.weight,
+            self.value_hidden.bias,
+            self.value_output.weight.unsqueeze(0),
+            None if bias is None else bias.unsqueeze(0),
+        ).squeeze(2)
 
     def link_weights(self, x: Tensor) -> Tensor:
         """The links W computed from x (B, N, E).
@@ -186,14 +197,15 @@ class Paramixer(nn.Module):
         check_sequence("Paramixer", x, mask, self.length)
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(2), 0)
-        batch, length = x.shape[0], x.shape[1]
-        inner = self.link_hidden(x).reshape(batch * length, self.factors, self.hidden)
-        # One contiguous block a factor: on CPU the batched product over strided blocks takes up to
-        # twice as long, its gradient 1.4 times, this copy included.
-        inner = F.gelu(inner.transpose(0, 1).contiguous())
-        weight = self.link_output(inner)
-        weight = weight.view(self.factors, batch, length, self.heads, self.links)
-        weight = weight.permute(1, 3, 2, 0, 4)
+        weight = torch.ops.paramixer.link_weights(
+            x,
+            self.link_hidden.weight,
+            self.link_hidden.bias,
+            self.link_output.weight,
+            self.link_output.bias,
+        )
+        # (B, N, M, H K) to (B, H, N, M, K): heads are batch dimensions.
+        weight = weight.unflatten(3, [self.heads, self.links]).permute(0, 3, 1, 2, 4)
         if mask is not None:
             weight = weight.masked_fill(~mask[:, None, :, None, None], 0)
         return weight
