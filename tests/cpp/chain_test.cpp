@@ -1,0 +1,559 @@
+// The fused chains of every instruction set this processor has, forward and backward, against the
+// chain in float64, in every split of the channels, and against each other.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "chain_cases.h"
+#include "core/chain_plan.h"
+#include "cpu/chain_options.h"
+#include "cpu/kernels.h"
+#include "kernel_cases.h"
+
+namespace paramixer {
+namespace {
+
+using cpu::InstructionSet;
+using cpu::Pass;
+using testing::Layout;
+using testing::Protocol;
+using testing::Storage;
+
+std::vector<const InstructionSet*> supported_sets() {
+  std::vector<const InstructionSet*> sets;
+  for (const auto* set : cpu::instruction_sets()) {
+    if (set->supported()) sets.push_back(set);
+  }
+  return sets;
+}
+
+// ---- Cases
+
+struct ChainCase {
+  int64_t length;
+  int64_t channels;
+  Protocol protocol;
+  Residual residual;
+  Layout layout;
+};
+
+std::string describe(const ChainCase& c) {
+  static const char* const kResiduals[] = {"none", "previous", "initial"};
+  return testing::describe({c.length, c.channels, c.protocol.links, c.layout}) + " " +
+         std::to_string(testing::factor_count(c.protocol)) + " factors, " + c.protocol.name +
+         ", residual " + kResiduals[static_cast<int>(c.residual)];
+}
+
+// Every N with every D, then every layout and residual with every protocol. What is not in both
+// loops takes turns; 17 factors are more than any log2 N here.
+std::vector<ChainCase> chain_cases() {
+  std::vector<ChainCase> list;
+  size_t turn = 0;
+  const auto add = [&](int64_t length, int64_t channels, size_t protocol, size_t residual,
+                       size_t layout) {
+    const int factors = turn % 31 == 0 ? 17 : 1 + static_cast<int>(turn * 5 % 9);
+    const auto protocols = testing::protocols(length, factors);
+    list.push_back({length, channels, protocols[protocol % protocols.size()],
+                    Residual(residual % 3), Layout(layout % testing::kLayoutCount)});
+    ++turn;
+  };
+  for (const int64_t length : {1, 2, 3, 4, 5, 7, 16, 17, 64, 67, 100, 130}) {
+    for (const int64_t channels : {1, 2, 3, 4, 7, 8, 16, 17, 33, 64, 100, 130}) {
+      add(length, channels, turn * 2, turn, turn / 3);
+    }
+    ++turn;  // or else a D would always meet the same residual
+  }
+  const std::vector<int64_t> lengths = {128, 24, 32, 256, 61};
+  const std::vector<int64_t> channels = {3, 16, 5, 34, 8, 1, 64};
+  const size_t protocols = testing::protocols(1, 1).size();
+  for (int layout = 0; layout < testing::kLayoutCount; ++layout) {
+    for (size_t protocol = 0; protocol < protocols; ++protocol) {
+      add(lengths[turn % lengths.size()], channels[turn % channels.size()], protocol, turn, layout);
+    }
+  }
+  return list;
+}
+
+// The tensors of a chain. Storage around them, and outputs before a pass, are NaN.
+template <typename T>
+class ChainInstance {
+ public:
+  using A = Accumulate<T>;
+
+  explicit ChainInstance(const ChainCase& c)
+      : case_(c), factors_(testing::factor_count(c.protocol)), random_(23) {
+    problem_.length = c.length;
+    problem_.channels = c.channels;
+    problem_.links = c.protocol.links;
+    set_batch_sizes();
+    problem_.weight = make_weight();
+    problem_.value = make_rows(value_, true);
+    problem_.grad = make_rows(grad_, true);
+    problem_.result = make_rows(result_, false);
+    make_dots();
+    compute_reference();
+  }
+
+  // The chain with the plan of the CPU key for this pass.
+  ChainProblem chain(Pass pass) {
+    plan_ = plan_chain(case_.length, factors_, case_.protocol.links, case_.protocol.offsets,
+                       cpu::plan_options(pass, case_.residual, case_.length));
+    ChainProblem chain;
+    chain.problem = problem_;
+    chain.weight_factor = weight_factor_;
+    chain.dots_factor = case_.protocol.links;
+    chain.factors = factors_;
+    chain.residual = case_.residual;
+    chain.sweeps = plan_.sweeps.data();
+    chain.sweep_count = static_cast<int32_t>(plan_.sweeps.size());
+    return chain;
+  }
+
+  void poison_outputs() {
+    poison(result_);
+    poison(dots_);
+  }
+
+  // The result and its surroundings, to compare bit by bit.
+  std::vector<unsigned char> result_bytes() const {
+    std::vector<unsigned char> bytes(result_.size() * sizeof(T));
+    std::memcpy(bytes.data(), result_.data(), bytes.size());
+    return bytes;
+  }
+
+  // Compares what a pass has written with the chain in float64. Every rounding on the way to an
+  // element errs by at most epsilon / 2 of the sum of the magnitudes of all its terms.
+  void check(Pass pass) const {
+    const int64_t per_factor = case_.protocol.links + 2;  // product, sums, residual
+    const int64_t roundings = factors_ * per_factor;
+    for (int64_t b = 0; b < batch_count(problem_); ++b) {
+      for (int64_t i = 0; i < case_.length; ++i) {
+        for (int64_t c = 0; c < case_.channels; ++c) {
+          const int64_t e = (b * case_.length + i) * case_.channels + c;
+          const Exact& exact = pass == Pass::kForward ? end_[e] : value_grad_[e];
+          const double actual = widen(result_[place(problem_.result, result_, b, i, c)]);
+          ASSERT_TRUE(close(actual, exact, roundings + factors_, testing::epsilon<T>()))
+              << where("result", b, i, c);
+        }
+        if (pass == Pass::kForward) continue;
+        for (int64_t k = 0; k < factors_ * case_.protocol.links; ++k) {
+          const int64_t e = (b * case_.length + i) * factors_ * case_.protocol.links + k;
+          const double actual = dots_[place(problem_.dots, dots_, b, i, k)];
+          ASSERT_TRUE(close(actual, weight_grad_[e], roundings + case_.channels + 1, 0))
+              << where("dots", b, i, k);
+        }
+      }
+    }
+    check_surroundings(result_, problem_.result, case_.channels);
+    if (pass == Pass::kBackward) {
+      check_surroundings(dots_, problem_.dots, factors_ * case_.protocol.links);
+    }
+  }
+
+  // Streaming stores want whole, aligned vectors.
+  bool can_stream() const {
+    return case_.layout == Layout::kContiguous && case_.channels * sizeof(T) % 64 == 0;
+  }
+
+ private:
+  // A number, and the sum of the magnitudes of all terms that make it.
+  struct Exact {
+    double value = 0;
+    double magnitude = 0;
+
+    void add_product(double factor, const Exact& other) {
+      value += factor * other.value;
+      magnitude += std::abs(factor) * other.magnitude;
+    }
+    void add(const Exact& other) { add_product(1, other); }
+  };
+  using ExactRows = std::vector<Exact>;  // (N, D)
+
+  void set_batch_sizes() {
+    switch (case_.layout) {
+      case Layout::kContiguous:
+        problem_.batch_dims = 0;
+        break;
+      case Layout::kPermutedBatch:
+      case Layout::kManyBatches:
+        problem_.batch_dims = 2;
+        problem_.batch_sizes[0] = 2;
+        problem_.batch_sizes[1] = 2;
+        break;
+      default:
+        problem_.batch_dims = 1;
+        problem_.batch_sizes[0] = 2;
+    }
+  }
+
+  // The strides of batch items of `size` elements; their number.
+  int64_t set_batch_strides(Operand& operand, int64_t size) const {
+    const bool permuted = case_.layout == Layout::kPermutedBatch;
+    int64_t count = 1;
+    for (int d = 0; d < problem_.batch_dims; ++d) {
+      const int dim = permuted ? d : problem_.batch_dims - 1 - d;
+      operand.batch[dim] = count * size;
+      count *= problem_.batch_sizes[dim];
+    }
+    return count;
+  }
+
+  // (*, N, M, K); for Layout::kTransposed it lies in memory as (*, M, K, N).
+  Operand make_weight() {
+    Operand operand;
+    const int64_t links = case_.protocol.links, row = factors_ * links;
+    const int64_t gap = case_.layout == Layout::kSlicedUnevenly ? 3 : 0;
+    const int64_t start = case_.layout == Layout::kShifted ? 1 : gap;
+    operand.row = row + gap;
+    operand.column = 1;
+    weight_factor_ = links;
+    const int64_t count = set_batch_strides(operand, case_.length * operand.row);
+    weight_.resize(start + count * case_.length * operand.row);
+    if (case_.layout == Layout::kTransposed) {
+      operand.row = 1;
+      operand.column = case_.length;
+      weight_factor_ = links * case_.length;
+    }
+    if (case_.layout == Layout::kExpandedBatch) operand.batch[0] = 0;
+    if (case_.layout == Layout::kExpandedRow) operand.row = 0;
+    if (case_.layout == Layout::kExpandedColumn) operand.column = 0;
+    poison(weight_);
+    operand.data = weight_.data() + start;
+    std::normal_distribution<double> normal(0, 1 / std::sqrt(double(links)));
+    for (int64_t b = 0; b < batch_count(problem_); ++b) {
+      for (int64_t i = 0; i < case_.length; ++i) {
+        for (int m = 0; m < factors_; ++m) {
+          for (int64_t k = 0; k < links; ++k) {
+            weight_[weight_place(operand, b, i, m, k)] = narrow<T>(static_cast<A>(normal(random_)));
+          }
+        }
+      }
+    }
+    return operand;
+  }
+
+  // (*, N, D) with channels side by side.
+  Operand make_rows(Storage<T>& storage, bool input) {
+    Operand operand;
+    operand.row = case_.channels;
+    operand.column = 1;
+    if (case_.layout == Layout::kSliced) operand.row += 8;
+    if (case_.layout == Layout::kSlicedUnevenly) operand.row += 3;
+    const int64_t start = case_.layout == Layout::kShifted ? 1 : operand.row - case_.channels;
+    const int64_t count = set_batch_strides(operand, case_.length * operand.row);
+    storage.resize(start + count * case_.length * operand.row);
+    if (input && case_.layout == Layout::kExpandedBatch) operand.batch[0] = 0;
+    if (input && case_.layout == Layout::kExpandedRow) operand.row = 0;
+    poison(storage);
+    operand.data = storage.data() + start;
+    if (!input) return operand;
+    std::normal_distribution<double> normal;
+    for (int64_t b = 0; b < batch_count(problem_); ++b) {
+      for (int64_t i = 0; i < case_.length; ++i) {
+        for (int64_t c = 0; c < case_.channels; ++c) {
+          storage[place(operand, storage, b, i, c)] = narrow<T>(static_cast<A>(normal(random_)));
+        }
+      }
+    }
+    return operand;
+  }
+
+  // (*, N, M K) accumulators with unit strides over factors and links.
+  void make_dots() {
+    Operand& operand = problem_.dots;
+    operand.row = factors_ * case_.protocol.links;
+    if (case_.layout == Layout::kSlicedUnevenly) operand.row += 5;
+    operand.column = 1;
+    dots_.resize(set_batch_strides(operand, case_.length * operand.row) * case_.length *
+                 operand.row);
+    poison(dots_);
+    operand.data = dots_.data();
+  }
+
+  // All bits set, a NaN in every dtype.
+  template <typename Element>
+  static void poison(Storage<Element>& storage) {
+    std::memset(static_cast<void*>(storage.data()), 0xff, storage.size() * sizeof(Element));
+  }
+
+  template <typename Element>
+  int64_t place(const Operand& operand, const Storage<Element>& storage, int64_t b, int64_t i,
+                int64_t c) const {
+    return static_cast<const Element*>(operand.data) - storage.data() +
+           batch_offset(problem_, operand, b) + i * operand.row + c * operand.column;
+  }
+
+  int64_t weight_place(const Operand& operand, int64_t b, int64_t i, int m, int64_t k) const {
+    return place(operand, weight_, b, i, k) + m * weight_factor_;
+  }
+
+  // Calls body(weight, its index in (N, M, K), row, row that it links) for all links of a factor.
+  template <typename Body>
+  void for_each_link(int64_t b, int m, const Body& body) const {
+    const int64_t links = case_.protocol.links;
+    for (int64_t i = 0; i < case_.length; ++i) {
+      for (int64_t k = 0; k < links; ++k) {
+        const int64_t offset = reduce_offset(case_.protocol.offsets[m * links + k], case_.length);
+        body(double(widen(weight_[weight_place(problem_.weight, b, i, m, k)])),
+             (i * factors_ + m) * links + k, i, reduce_offset(i + offset, case_.length));
+      }
+    }
+  }
+
+  ExactRows rows_of(const Operand& operand, const Storage<T>& storage, int64_t b) const {
+    ExactRows rows(case_.length * case_.channels);
+    for (int64_t i = 0; i < case_.length; ++i) {
+      for (int64_t c = 0; c < case_.channels; ++c) {
+        const double element = widen(storage[place(operand, storage, b, i, c)]);
+        rows[i * case_.channels + c] = {element, std::abs(element)};
+      }
+    }
+    return rows;
+  }
+
+  void compute_reference() {
+    const int64_t channels = case_.channels, links = case_.protocol.links;
+    for (int64_t b = 0; b < batch_count(problem_); ++b) {
+      std::vector<ExactRows> states = {rows_of(problem_.value, value_, b)};
+      for (int m = 0; m < factors_; ++m) {
+        ExactRows next(case_.length * channels);
+        if (case_.residual == Residual::kPrevious) next = states[m];
+        if (case_.residual == Residual::kInitial) next = states[0];
+        for_each_link(b, m, [&](double weight, int64_t, int64_t i, int64_t other) {
+          for (int64_t c = 0; c < channels; ++c) {
+            next[i * channels + c].add_product(weight, states[m][other * channels + c]);
+          }
+        });
+        states.push_back(std::move(next));
+      }
+      end_.insert(end_.end(), states.back().begin(), states.back().end());
+
+      ExactRows grad = rows_of(problem_.grad, grad_, b);
+      ExactRows initial_grad(case_.length * channels);
+      std::vector<Exact> weight_grad(case_.length * factors_ * links);
+      for (int m = factors_ - 1; m >= 0; --m) {
+        ExactRows next(case_.length * channels);
+        if (case_.residual == Residual::kPrevious) next = grad;
+        for_each_link(b, m, [&](double weight, int64_t w, int64_t i, int64_t other) {
+          for (int64_t c = 0; c < channels; ++c) {
+            const Exact& g = grad[i * channels + c];
+            const Exact& x = states[m][other * channels + c];
+            next[other * channels + c].add_product(weight, g);
+            weight_grad[w].value += g.value * x.value;
+            weight_grad[w].magnitude += g.magnitude * x.magnitude;
+          }
+        });
+        if (case_.residual == Residual::kInitial) {
+          for (size_t e = 0; e < grad.size(); ++e) initial_grad[e].add(grad[e]);
+        }
+        grad = std::move(next);
+      }
+      for (size_t e = 0; e < grad.size(); ++e) grad[e].add(initial_grad[e]);
+      value_grad_.insert(value_grad_.end(), grad.begin(), grad.end());
+      weight_grad_.insert(weight_grad_.end(), weight_grad.begin(), weight_grad.end());
+    }
+  }
+
+  // `roundings` on the way, and one to a storage type with that epsilon. The reference itself
+  // rounds as float64 does; float16 is denormal below 2^-14.
+  static ::testing::AssertionResult close(double actual, const Exact& exact, int64_t roundings,
+                                          double stored) {
+    const double each = (testing::epsilon<A>() + testing::epsilon<double>()) / 2;
+    const double bound = (roundings * 1.01 + 1) * each * exact.magnitude +
+                         1.01 * stored / 2 * std::abs(exact.value) +
+                         (std::is_same_v<T, Float16> && stored > 0 ? std::ldexp(1.0, -25) : 0.0);
+    if (std::abs(actual - exact.value) <= bound) return ::testing::AssertionSuccess();
+    return ::testing::AssertionFailure()
+           << "got " << actual << ", expected " << exact.value << " within " << bound;
+  }
+
+  std::string where(const char* name, int64_t b, int64_t i, int64_t c) const {
+    return describe(case_) + ": " + name + "[" + std::to_string(b) + ", " + std::to_string(i) +
+           ", " + std::to_string(c) + "]";
+  }
+
+  // Nothing but the output itself was written.
+  template <typename Element>
+  void check_surroundings(const Storage<Element>& storage, const Operand& operand,
+                          int64_t columns) const {
+    std::vector<bool> inside(storage.size());
+    for (int64_t b = 0; b < batch_count(problem_); ++b) {
+      for (int64_t i = 0; i < case_.length; ++i) {
+        for (int64_t c = 0; c < columns; ++c) inside[place(operand, storage, b, i, c)] = true;
+      }
+    }
+    const auto* bytes = reinterpret_cast<const unsigned char*>(storage.data());
+    for (size_t e = 0; e < inside.size() * sizeof(Element); ++e) {
+      ASSERT_TRUE(inside[e / sizeof(Element)] || bytes[e] == 0xff)
+          << describe(case_) << ": element " << e / sizeof(Element)
+          << " outside of an output was written";
+    }
+  }
+
+  ChainCase case_;
+  int factors_;
+  std::mt19937 random_;
+  Problem problem_;
+  ChainPlan plan_;
+  int64_t weight_factor_ = 0;
+  Storage<T> weight_, value_, grad_, result_;
+  Storage<A> dots_;
+  std::vector<Exact> end_, value_grad_, weight_grad_;  // the chain in float64
+};
+
+// ---- Running a pass
+
+// As many bytes as a task asks for, all NaN, with a guard behind them. AddressSanitizer guards the
+// end of a block itself, against reading too.
+class GuardedScratch {
+ public:
+  explicit GuardedScratch(int64_t bytes) : bytes_(bytes), block_(bytes + kGuard) {
+    std::memset(block_.data(), 0xff, bytes);
+    std::memset(block_.data() + bytes, kMark, kGuard);
+  }
+  void* data() { return block_.data(); }
+  void check() const {
+    for (int64_t e = bytes_; e < bytes_ + kGuard; ++e) {
+      ASSERT_EQ(block_[e], kMark) << "byte " << e - bytes_ << " behind the scratch was written";
+    }
+  }
+
+ private:
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr int64_t kGuard = 0;
+#else
+  static constexpr int64_t kGuard = 256;
+#endif
+  static constexpr unsigned char kMark = 0xa5;
+  int64_t bytes_;
+  Storage<unsigned char> block_;
+};
+
+// Runs a pass in groups of `width` channels, in the order of the CPU key: those of forward, and the
+// batch items of backward, on several threads.
+template <typename T>
+void run(const InstructionSet& set, Pass pass, const ChainProblem& chain, int64_t width,
+         bool stream = false, int threads = 1) {
+  const int64_t channels = chain.problem.channels;
+  const int64_t groups = (channels + width - 1) / width;
+  const int64_t batches = batch_count(chain.problem);
+  const DType dtype = testing::kDType<T>;
+  const auto run_group = [&](int64_t batch, int64_t group) {
+    const int64_t channel = group * width;
+    const cpu::ChainTask task = {batch, channel, std::min(width, channels - channel)};
+    GuardedScratch scratch(cpu::chain_scratch_bytes(chain, dtype, pass, task.width));
+    set.kernel(dtype, pass)(chain, task, stream, scratch.data());
+    scratch.check();
+  };
+  const auto run_share = [&](int thread) {
+    for (int64_t batch = 0; batch < batches; ++batch) {
+      if (pass == Pass::kBackward && batch % threads != thread) continue;
+      for (int64_t group = 0; group < groups; ++group) {
+        if (pass == Pass::kForward && group % threads != thread) continue;
+        run_group(batch, group);
+      }
+    }
+  };
+  std::vector<std::thread> others;
+  for (int thread = 1; thread < threads; ++thread) others.emplace_back(run_share, thread);
+  run_share(0);
+  for (auto& other : others) other.join();
+}
+
+// Calls body(instance, channels, description) for every case until one fails.
+template <typename T, typename Body>
+void for_each_case(const Body& body) {
+  for (const ChainCase& c : chain_cases()) {
+    SCOPED_TRACE(describe(c));
+    ChainInstance<T> instance(c);
+    body(instance, c.channels);
+    if (::testing::Test::HasFatalFailure()) return;
+  }
+}
+
+constexpr Pass kPasses[] = {Pass::kForward, Pass::kBackward};
+
+std::string name_of(const InstructionSet& set, Pass pass) {
+  return std::string(set.name) + (pass == Pass::kForward ? " forward" : " backward");
+}
+
+template <typename T>
+class CpuChain : public ::testing::Test {};
+TYPED_TEST_SUITE(CpuChain, testing::DTypes);
+
+TYPED_TEST(CpuChain, AgreesWithTheDefinition) {
+  for_each_case<TypeParam>([](auto& instance, int64_t channels) {
+    for (const Pass pass : kPasses) {
+      const ChainProblem chain = instance.chain(pass);
+      for (const auto* set : supported_sets()) {
+        SCOPED_TRACE(name_of(*set, pass));
+        instance.poison_outputs();
+        run<TypeParam>(*set, pass, chain, channels);
+        instance.check(pass);
+        if (::testing::Test::HasFatalFailure()) return;
+        if (!instance.can_stream()) continue;
+        const auto expected = instance.result_bytes();
+        instance.poison_outputs();
+        run<TypeParam>(*set, pass, chain, channels, true);
+        ASSERT_EQ(instance.result_bytes(), expected) << "streamed";
+      }
+    }
+  });
+}
+
+// Groups of channels are what threads share: forward has the same bits for all of them, and
+// backward adds the groups' dots.
+TYPED_TEST(CpuChain, TakesTheChannelsInAnyGroups) {
+  for_each_case<TypeParam>([](auto& instance, int64_t channels) {
+    for (const Pass pass : kPasses) {
+      const ChainProblem chain = instance.chain(pass);
+      for (const auto* set : supported_sets()) {
+        SCOPED_TRACE(name_of(*set, pass));
+        run<TypeParam>(*set, pass, chain, channels);
+        const auto whole = instance.result_bytes();
+        for (const int64_t width : {1, 3, 8, 16, 20, 32, 48}) {
+          if (width >= channels || channels > 20 * width) continue;
+          instance.poison_outputs();
+          run<TypeParam>(*set, pass, chain, width, false, 2);
+          instance.check(pass);
+          if (::testing::Test::HasFatalFailure()) return;
+          if (pass == Pass::kForward)
+            ASSERT_EQ(instance.result_bytes(), whole) << "width " << width;
+        }
+      }
+    }
+  });
+}
+
+// AVX2 and AVX-512 multiply and add the same numbers in the same order.
+TYPED_TEST(CpuChain, OfAvx2AndAvx512HasTheSameBits) {
+  std::vector<const InstructionSet*> fused;
+  for (const auto* set : supported_sets()) {
+    if (std::strcmp(set->name, "baseline") != 0) fused.push_back(set);
+  }
+  if (fused.size() < 2) GTEST_SKIP() << "this processor has no two of them";
+  for_each_case<TypeParam>([&](auto& instance, int64_t channels) {
+    for (const Pass pass : kPasses) {
+      SCOPED_TRACE(name_of(*fused[1], pass));
+      const ChainProblem chain = instance.chain(pass);
+      instance.poison_outputs();
+      run<TypeParam>(*fused[0], pass, chain, channels);
+      const auto expected = instance.result_bytes();
+      instance.poison_outputs();
+      run<TypeParam>(*fused[1], pass, chain, channels);
+      ASSERT_EQ(instance.result_bytes(), expected);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace paramixer
