@@ -118,12 +118,9 @@ struct PairState {
 template <bool kAddRow, typename A, typename Block>
 PARAMIXER_INLINE Block three_links(const A* weight, const Block& row, const Block& next,
                                    const Block& previous) {
-  Block sum = row;
-  if constexpr (kAddRow) {
-    sum.add_scaled(weight[0], row);
-  } else {
-    sum.scale(weight[0]);
-  }
+  // From zero on: of a sum of two products the compiler may fuse either.
+  Block sum = kAddRow ? row : Block::zero();
+  sum.add_scaled(weight[0], row);
   sum.add_scaled(weight[2], previous);
   sum.add_scaled(weight[1], next);
   return sum;
@@ -560,8 +557,8 @@ PARAMIXER_INLINE void three_link_rows(A* const (&to)[kRows], A* dots, const Ring
     const auto add_row = [&](int r, const Block& row, const Block& g1, const Block& g2,
                              const Block& x0, const Block& x1, const Block& x2)
                              PARAMIXER_INLINE_LAMBDA {
-                               Block result = row;
-                               result.multiply(factor[3 * r]);
+                               Block result = Block::zero();
+                               result.add_product(factor[3 * r], row);
                                result.add_product(factor[3 * r + 1], g1);
                                result.add_product(factor[3 * r + 2], g2);
                                result.write(to[r] + c);

@@ -192,12 +192,6 @@ struct Lanes {
   PARAMIXER_INLINE void write_past_caches(T* to) const {
     for (int p = 0; p < kParts; ++p) stream(to + p * kWidth, part[p]);
   }
-  PARAMIXER_INLINE void scale(A factor) {
-    for (int p = 0; p < kParts; ++p) part[p] *= factor;
-  }
-  PARAMIXER_INLINE void multiply(const Lanes& other) {
-    for (int p = 0; p < kParts; ++p) part[p] *= other.part[p];
-  }
   PARAMIXER_INLINE void add(const Lanes& other) {
     for (int p = 0; p < kParts; ++p) part[p] += other.part[p];
   }
