@@ -23,11 +23,15 @@ VALUE_BYTES = 4 * LENGTH * CHANNELS
 WEIGHT_BYTES = 4 * LENGTH * FACTORS * LINKS
 SLACK = 0.15  # of V: tables of a chain's offsets, thread stacks, the process itself
 
-# Tensors of V's size that a pass may need beside its operands and results.
-FORWARD_WORKSPACE = 2
-# One product after the other computes all states again before it walks back over them; a fused
-# backward pass has to do with two.
-BACKWARD_WORKSPACE = FACTORS - 1
+# Tensors of V's size that a pass may need beside its operands and results, and beside its scratch.
+FORWARD_WORKSPACE = BACKWARD_WORKSPACE = 2
+# A thread keeps its scratch from pass to pass: rows of the ring for a group of channels, and one
+# sweep's weights. Forward has two states; backward all of them, two gradients and, for the residual
+# "initial", a sum of gradients, but so narrow a group that all of it is no more than V where 16
+# channels allow that.
+THREADS = 2
+FORWARD_SCRATCH = 4 * LENGTH * (2 * 32 + 2 * LINKS)
+BACKWARD_SCRATCH = 4 * LENGTH * ((FACTORS + 2) * 16 + 2 * LINKS)
 
 
 def resident(field):
@@ -79,34 +83,19 @@ def infer(leaves, residual):
     return {"live": live, "forward": peak}
 
 
-def measure():
-    """All measurements, by residual and mode; the first pass of each fills what is kept for all."""
+def measure(residual):
+    """All measurements of a first pass, which makes the scratch, and of a second, which has it."""
+    torch.set_num_threads(THREADS)
+    paramixer.mix_chain(*[torch.ones(THREADS, 64, 64, requires_grad=True) for _ in "v"], [[0]])
     leaves = operands()
-    measured = {}
-    for residual in reference.RESIDUALS:
-        for _ in range(2):
-            measured[residual] = {
-                "boundaries": train(leaves, residual, "boundaries"),
-                "input": train(leaves, residual, "input"),
-                "inference": infer(leaves, residual),
-            }
-    return measured
-
-
-@pytest.fixture(scope="module")
-def measured():
-    code = "import sys, json; sys.path.insert(0, sys.argv[1]); import test_chain_memory as t; "
-    code += "print(json.dumps(t.measure()))"
-    process = subprocess.run(
-        [sys.executable, "-c", code, os.path.dirname(__file__)],
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_ARENA_MAX": "1"},
-        capture_output=True,
-        text=True,
-    )
-    if "clear_refs" in process.stderr:
-        pytest.skip("this kernel does not let a process reset its peak memory")
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout)
+    return [
+        {
+            "boundaries": train(leaves, residual, "boundaries"),
+            "input": train(leaves, residual, "input"),
+            "inference": infer(leaves, residual),
+        }
+        for _ in range(2)
+    ]
 
 
 def in_values(size):
