@@ -1,12 +1,19 @@
-"""What this installation is: ``python -m paramixer.info``."""
+"""What this installation is (``python -m paramixer.info``), and how it runs a chain (`plan`)."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
+from typing import SupportsIndex
 
 import torch
 
-from paramixer import _build, _load
+from paramixer import _C, _build, _load
+from paramixer._checks import check_choice, check_offsets, check_size
+from paramixer.reference import RESIDUALS
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_MOST_LINKS = 64
 
 
 def runs_on(capability: tuple[int, int], architectures: str) -> bool:
@@ -54,6 +61,86 @@ def collect() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "cuda kernels": cuda_status(),
     }
+
+
+def plan(
+    length: int,
+    channels: int,
+    offsets: Sequence[Sequence[SupportsIndex]],
+    residual: str = "none",
+    dtype: torch.dtype = torch.float32,
+) -> str:
+    """How the CPU kernels take a chain of factors through the rows, in words.
+
+    The rows of :func:`paramixer.mix_chain` lie on a ring of N positions. A sweep passes over them
+    once, with one factor or several. A factor whose links are all multiples of a step cuts the ring
+    into classes, rings of their own; where the later factors keep to the classes too, the sweep
+    deals its rows to them, and each class runs through the rest of the chain alone, in a nearer
+    cache. This structure is found from the offsets, whichever protocol they come from.
+
+    Args:
+        length: N, the positions of the ring, at least 1.
+        channels: D, at least 1.
+        offsets: M lists of K integers of any sign and size, 1 <= K <= 64.
+        residual: "none", "previous" or "initial".
+        dtype: float64, float32, bfloat16 or float16.
+
+    Returns:
+        One line for each sweep, forward and then backward.
+
+    Raises:
+        ValueError: a size, a residual or a number of offsets out of its range.
+        TypeError: sizes or offsets that are not integers, another dtype.
+    """
+    length = check_size("plan", "length", length)
+    channels = check_size("plan", "channels", channels)
+    factors = check_offsets("plan", "offsets", offsets)
+    counts = [len(factor) for factor in factors]
+    if not counts or set(counts) != {counts[0]} or not 1 <= counts[0] <= _MOST_LINKS:
+        raise ValueError(
+            f"plan: offsets must hold at least one list, each of the same number of integers, at "
+            f"least 1 and at most {_MOST_LINKS} (got lists of {counts})"
+        )
+    check_choice("plan", "residual", residual, RESIDUALS)
+    if dtype not in _DTYPES:
+        raise TypeError(f"plan: dtype must be one of {_DTYPES} (got {dtype})")
+    lines = []
+    for backward in (False, True):
+        group = _C.chain_group(length, _DTYPES.index(dtype), backward)
+        lines.append(
+            f"{'backward' if backward else 'forward'}, at most {min(group, channels)} of "
+            f"{channels} channels at a time:"
+        )
+        sweeps = _C.chain_sweeps(
+            length,
+            counts[0],
+            [offset % length for factor in factors for offset in factor],
+            RESIDUALS.index(residual),
+            backward,
+        )
+        following = [*sweeps[1:], None]
+        for number, (sweep, after) in enumerate(zip(sweeps, following, strict=True), 1):
+            lines.append(f"  sweep {number}: {_describe_sweep(sweep, after)}")
+    return "\n".join(lines)
+
+
+def _describe_sweep(sweep: _C.Sweep, following: _C.Sweep | None) -> str:
+    """What a sweep does, and in which order it leaves the rows for the one that follows."""
+    last = sweep.first + sweep.factors - 1
+    text = f"factor {last}" if sweep.factors == 1 else f"factors {sweep.first} and {last} together"
+    if sweep.classes > 1:
+        text += f" along each of {sweep.classes} rings of {sweep.ring} rows"
+    else:
+        text += f" along the whole ring of {sweep.ring} rows"
+        if sweep.step > 1:
+            text += f" in steps of {sweep.step}"
+    if following is not None and sweep.deal > 1:
+        parts = following.classes // sweep.classes
+        if parts > 1:
+            text += f"; the result is dealt to {parts} classes of {following.ring} rows"
+        else:
+            text += f"; the result is dealt to the order of steps of {following.step}"
+    return text
 
 
 def main() -> None:

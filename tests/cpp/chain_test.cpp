@@ -123,12 +123,9 @@ class ChainInstance {
     poison(dots_);
   }
 
-  // The result and its surroundings, to compare bit by bit.
-  std::vector<unsigned char> result_bytes() const {
-    std::vector<unsigned char> bytes(result_.size() * sizeof(T));
-    std::memcpy(bytes.data(), result_.data(), bytes.size());
-    return bytes;
-  }
+  // Outputs and their surroundings, to compare bit by bit.
+  std::vector<unsigned char> result_bytes() const { return bytes_of(result_); }
+  std::vector<unsigned char> dots_bytes() const { return bytes_of(dots_); }
 
   // Compares what a pass has written with the chain in float64. Every rounding on the way to an
   // element errs by at most epsilon / 2 of the sum of the magnitudes of all its terms.
@@ -277,6 +274,12 @@ class ChainInstance {
                  operand.row);
     poison(dots_);
     operand.data = dots_.data();
+  }
+
+  template <typename Element>
+  static std::vector<unsigned char> bytes_of(const Storage<Element>& storage) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(storage.data());
+    return {bytes, bytes + storage.size() * sizeof(Element)};
   }
 
   // All bits set, a NaN in every dtype.
@@ -548,9 +551,11 @@ TYPED_TEST(CpuChain, OfAvx2AndAvx512HasTheSameBits) {
       instance.poison_outputs();
       run<TypeParam>(*fused[0], pass, chain, channels);
       const auto expected = instance.result_bytes();
+      const auto expected_dots = instance.dots_bytes();
       instance.poison_outputs();
       run<TypeParam>(*fused[1], pass, chain, channels);
       ASSERT_EQ(instance.result_bytes(), expected);
+      ASSERT_EQ(instance.dots_bytes(), expected_dots);
     }
   });
 }

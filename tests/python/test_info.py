@@ -1,0 +1,87 @@
+"""`paramixer.info.plan`: the passes of the CPU kernels over a chain, in words."""
+
+import re
+
+import pytest
+import torch
+from paramixer import info, links
+
+
+def sweeps(text, direction):
+    """The sweeps of one direction, one line each."""
+    parts = re.split(r"^(forward|backward), .*:$", text, flags=re.MULTILINE)
+    return parts[parts.index(direction) + 1].strip().split("\n")
+
+
+def test_a_dilated_protocol_over_a_power_of_two(capsys):
+    text = info.plan(16384, 128, links.cdil(16384))
+    assert capsys.readouterr().out == ""
+    assert text.startswith("forward, at most 32 of 128 channels at a time:\n")
+    assert "\nbackward, at most 64 of 128 channels at a time:\n" in text
+    forward = [line.strip() for line in sweeps(text, "forward")]
+    assert forward[0] == (
+        "sweep 1: factors 0 and 1 together along the whole ring of 16384 rows; "
+        "the result is dealt to 4 classes of 4096 rows"
+    )
+    assert forward[1].startswith("sweep 2: factors 2 and 3 together along each of 4 rings of 4096 ")
+    assert forward[-1] == "sweep 7: factors 12 and 13 together along each of 4096 rings of 4 rows"
+    backward = [line.strip() for line in sweeps(text, "backward")]
+    assert len(backward) == 14
+    assert backward[0] == (
+        "sweep 1: factor 0 along the whole ring of 16384 rows; "
+        "the result is dealt to 2 classes of 8192 rows"
+    )
+
+
+def test_structure_is_found_from_the_offsets():
+    mine = [[1 - 64, -1, 0], [2, 64, -2], [128, -4, 4], [8, 56, 640]]
+    assert info.plan(64, 8, mine) == info.plan(64, 8, links.cdil(64, 4))
+
+
+def test_an_odd_ring_has_one_class():
+    forward = sweeps(info.plan(257, 8, links.cdil(257)), "forward")
+    assert forward[0].endswith("; the result is dealt to the order of steps of 4")
+    assert " along the whole ring of 257 rows in steps of 4" in forward[1]
+
+
+@pytest.mark.parametrize(
+    ("offsets", "residual"), [(links.chord(64), "none"), (links.cdil(64), "initial")]
+)
+def test_chains_that_stay_on_the_whole_ring(offsets, residual):
+    text = info.plan(64, 8, offsets, residual)
+    assert "dealt" not in text and "rings" not in text
+    for direction in ("forward", "backward"):
+        assert len(sweeps(text, direction)) == 6
+
+
+@pytest.mark.parametrize(
+    ("dtype", "most"),
+    [(torch.float64, 32), (torch.float32, 64), (torch.bfloat16, 64), (torch.float16, 64)],
+)
+def test_channels_at_a_time(dtype, most):
+    text = info.plan(64, 1000, links.cdil(64), dtype=dtype)
+    assert f"at most {most} of 1000 channels" in text
+
+
+def test_a_ring_of_one_row():
+    assert sweeps(info.plan(1, 1, [[0]]), "forward") == [
+        "sweep 1: factor 0 along the whole ring of 1 rows"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((0, 8, [[0]]), ValueError, "plan: length must be at least 1 (got 0)"),
+        ((8, 0, [[0]]), ValueError, "plan: channels must be at least 1 (got 0)"),
+        ((8, 8, []), ValueError, "plan: offsets must hold at least one list"),
+        ((8, 8, [[0, 1], [2]]), ValueError, "(got lists of [2, 1])"),
+        ((8, 8, [[0] * 65]), ValueError, "at most 64 (got lists of [65])"),
+        ((8, 8, [0, 1]), TypeError, "plan: offsets must be one list of integers per factor"),
+        ((8, 8, [[0]], "all"), ValueError, "plan: residual must be one of"),
+        ((8, 8, [[0]], "none", torch.int32), TypeError, "(got torch.int32)"),
+    ],
+)
+def test_errors(arguments, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        info.plan(*arguments)
