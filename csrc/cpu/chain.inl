@@ -119,10 +119,11 @@ template <bool kAddRow, typename A, typename Block>
 PARAMIXER_INLINE Block three_links(const A* weight, const Block& row, const Block& next,
                                    const Block& previous) {
   // From zero on: of a sum of two products the compiler may fuse either.
-  Block sum = kAddRow ? row : Block::zero();
+  Block sum = Block::zero();
   sum.add_scaled(weight[0], row);
   sum.add_scaled(weight[2], previous);
   sum.add_scaled(weight[1], next);
+  if constexpr (kAddRow) sum.add(row);  // last: the products round at their own magnitude
   return sum;
 }
 

@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/chain_plan.h"
+#include "cpu/chain_options.h"
 #include "cpu/huge_pages.h"
 #include "cpu/kernels.h"
 #include "ops/chain_sequence.h"
@@ -24,14 +24,6 @@
 namespace paramixer::cpu {
 namespace {
 
-// Rows of a ring that stay in the first-level cache with their gradients.
-constexpr int64_t kSmallRing = 64;
-
-// Bytes of a row of scratch, and of a ring whose rows are better half as long: two such rings are
-// more than the second-level cache.
-constexpr int64_t kRowBytes = 256;
-constexpr int64_t kLongRingBytes = int64_t{2} << 20;
-
 // More than a core's share of the last-level cache.
 constexpr int64_t kStreamBytes = int64_t{8} << 20;
 
@@ -39,7 +31,7 @@ constexpr int64_t kStreamBytes = int64_t{8} << 20;
 
 struct PlanKey {
   Pass pass;
-  bool deals;
+  Residual residual;
   int64_t length;
   int factors;
   std::vector<int64_t> offsets;
@@ -54,9 +46,7 @@ std::shared_ptr<const ChainPlan> find_plan(PlanKey key) {
   const std::lock_guard<std::mutex> lock(mutex);
   const auto known = plans.find(key);
   if (known != plans.end()) return known->second;
-  // V_0 is added in its own order of the rows: such chains stay on the whole ring.
-  const PlanOptions options = {.pairs = key.deals && key.pass == Pass::kForward,
-                               .small_ring = key.deals ? kSmallRing : key.length};
+  const PlanOptions options = plan_options(key.pass, key.residual, key.length);
   const int links = static_cast<int>(key.offsets.size()) / key.factors;
   auto plan = std::make_shared<const ChainPlan>(
       plan_chain(key.length, key.factors, links, key.offsets, options));
@@ -103,8 +93,8 @@ class Chain {
         Residual residual)
       : pass_(pass),
         prepared_(operands, offsets.slice(0, weight.size(-1)), ops::ChannelStride::kOne),
-        plan_(find_plan({pass, residual != Residual::kInitial, weight.size(-3),
-                         static_cast<int>(weight.size(-2)), offsets.vec()})) {
+        plan_(find_plan(
+            {pass, residual, weight.size(-3), static_cast<int>(weight.size(-2)), offsets.vec()})) {
     chain_.problem = prepared_.problem();
     chain_.weight_factor = weight.stride(-2);
     chain_.dots_factor = weight.size(-1);
@@ -145,16 +135,14 @@ class Chain {
   }
 
  private:
-  int64_t element_bytes() const { return prepared_.dtype() == DType::kFloat64 ? 8 : 4; }
-
   // Channels of a task. Forward has the same bits for any; the order in which backward sums over
   // channels follows from it, so there it must not depend on the number of threads.
   int64_t group_width(int64_t batches) const {
     const Problem& problem = chain_.problem;
-    const int64_t lanes = 64 / element_bytes();
-    int64_t width = kRowBytes / element_bytes();
+    const DType dtype = prepared_.dtype();
+    const int64_t lanes = 64 / accumulator_bytes(dtype);
+    int64_t width = widest_group(pass_, dtype, problem.length);
     if (pass_ == Pass::kForward) {
-      if (problem.length * kRowBytes >= kLongRingBytes) width /= 2;
       while (width > lanes &&
              batches * ((problem.channels + width - 1) / width) < at::get_num_threads()) {
         width /= 2;
@@ -162,8 +150,8 @@ class Chain {
       return width;
     }
     // Scratch for two threads stays within two tensors the size of V.
-    const int64_t row = chain_scratch_bytes(chain_, prepared_.dtype(), pass_, lanes) / lanes;
-    const int64_t bound = batches * problem.length * problem.channels * element_bytes();
+    const int64_t row = chain_scratch_bytes(chain_, dtype, pass_, lanes) / lanes;
+    const int64_t bound = batches * problem.length * problem.channels * accumulator_bytes(dtype);
     while (width > lanes && row * width > bound) width /= 2;
     return width;
   }
@@ -171,7 +159,7 @@ class Chain {
   // Streaming stores need whole, aligned vectors.
   bool can_stream() const {
     const Problem& problem = chain_.problem;
-    const int64_t bytes = element_bytes();
+    const int64_t bytes = accumulator_bytes(prepared_.dtype());
     const auto aligned = [&](int64_t elements) { return elements * bytes % 64 == 0; };
     if (reinterpret_cast<uintptr_t>(problem.result.data) % 64 != 0) return false;
     if (!aligned(problem.channels) || !aligned(problem.result.row)) return false;
