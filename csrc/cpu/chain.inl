@@ -532,11 +532,12 @@ struct BackwardDistances {
 
 // Three links, the first of them 0: both gradients of kRows rows in one loop over the channels.
 // With kNext the other links are 1 and -1, and no row here is at the end of the ring: the rows
-// slide through registers. `self` is added to the first link's weight.
+// slide through registers. With `previous`, g[p] is part of the gradient of x[p].
 template <bool kNext, int kRows, int L, typename A>
 PARAMIXER_INLINE void three_link_rows(A* const (&to)[kRows], A* dots, const RingWeights<A>& weights,
-                                      A self, int64_t p, Rows<const A> grad, Rows<const A> value,
-                                      const BackwardDistances& distance, int64_t width) {
+                                      bool previous, int64_t p, Rows<const A> grad,
+                                      Rows<const A> value, const BackwardDistances& distance,
+                                      int64_t width) {
   using Block = Lanes<A, L>;
   Block sum[kRows * 3];
   Block factor[kRows * 3];
@@ -546,7 +547,7 @@ PARAMIXER_INLINE void three_link_rows(A* const (&to)[kRows], A* dots, const Ring
 #pragma GCC unroll 3
     for (int k = 0; k < 3; ++k) {
       sum[3 * r + k] = Block::zero();
-      factor[3 * r + k] = Block::all(weight[distance.weight[k]] + (k == 0 ? self : 0));
+      factor[3 * r + k] = Block::all(weight[distance.weight[k]]);
     }
   }
   const A* const g = grad.at(p);
@@ -562,6 +563,7 @@ PARAMIXER_INLINE void three_link_rows(A* const (&to)[kRows], A* dots, const Ring
                                result.add_product(factor[3 * r], row);
                                result.add_product(factor[3 * r + 1], g1);
                                result.add_product(factor[3 * r + 2], g2);
+                               if (previous) result.add(row);
                                result.write(to[r] + c);
                                const Block kept = keep(row);
                                sum[3 * r].add_product(kept, keep(x0));
@@ -642,7 +644,7 @@ struct BackwardTask : ChannelTask<A> {
   template <int L>
   void three_links_of(const Sweep& sweep, int64_t r, const RingWeights<A>& weights,
                       Rows<const A> grad, Rows<const A> value, Target<A> target) const {
-    const A self = chain.residual == Residual::kPrevious ? 1 : 0;
+    const bool previous = chain.residual == Residual::kPrevious;
     Walk walk = {r, sweep.step, problem.length};
     for_each_stretch_of(sweep, weights, grad, value,
                         [&](int64_t p, int64_t end, const BackwardDistances& distance) {
@@ -650,7 +652,7 @@ struct BackwardTask : ChannelTask<A> {
                             A sums[3 * kRows];
                             A* to[kRows];
                             for (int i = 0; i < kRows; ++i) to[i] = target.at(p + i);
-                            three_link_rows<kNext, kRows, L>(to, sums, weights, self, p, grad,
+                            three_link_rows<kNext, kRows, L>(to, sums, weights, previous, p, grad,
                                                              value, distance, width);
                             for (int i = 0; i < kRows; ++i)
                               put_dots(sweep, walk.next(), 0, sums + 3 * i, 3);

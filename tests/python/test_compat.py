@@ -95,7 +95,7 @@ NETWORKS = {
 
 # The published formula, evaluated in float32, itself misses 1e-6 here on some instruction set: a
 # product of a dozen factors, or a head that sums thousands of terms of both signs, leaves float32
-# no six digits. For these twice its error is allowed.
+# no six digits. For these three times its error is allowed.
 BEYOND_FLOAT32 = frozenset(
     {
         "psf-listops",
@@ -228,7 +228,7 @@ def test_published_networks(name):
     allowed = 1e-6
     if name in BEYOND_FLOAT32:
         formula = published_formula(network, state_dict, x)
-        allowed = max(allowed, 2 * relative(formula, exact).item())
+        allowed = max(allowed, 3 * relative(formula, exact).item())
     assert relative(logits, exact) <= allowed
 
 
