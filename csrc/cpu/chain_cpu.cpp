@@ -180,15 +180,24 @@ class Chain {
 // Factors of the weight share all strides but their own, so the first stands for all.
 at::Tensor first_factor(const at::Tensor& weight) { return weight.select(-2, 0); }
 
-// With few batch dimensions, a Problem takes any strides of the weight.
-at::Tensor with_few_batch_dims(const at::Tensor& weight) {
-  return weight.dim() - 3 > kMaxBatchDims ? weight.contiguous() : weight;
+// A Problem takes any strides of few batch dimensions; of more it would copy the weight, and of
+// that the first factor alone. Copied here, all of them are one.
+at::Tensor with_one_batch_dim(const at::Tensor& tensor, const at::Tensor& result, int64_t rank) {
+  std::vector<int64_t> shape = result.sizes().slice(0, result.dim() - 2).vec();
+  for (int64_t d = -rank; d < 0; ++d) shape.push_back(tensor.size(d));
+  return tensor.expand(shape).contiguous().flatten(0, result.dim() - 3);
 }
 
 at::Tensor mix_chain_unchecked(const at::Tensor& weight, const at::Tensor& value,
                                at::IntArrayRef offsets, Residual residual) {
   at::Tensor result = ops::allocate_mix_chain(weight, value);
   if (result.numel() == 0) return result;
+  if (result.dim() - 2 > kMaxBatchDims) {
+    const at::Tensor flat =
+        mix_chain_unchecked(with_one_batch_dim(weight, result, 3),
+                            with_one_batch_dim(value, result, 2), offsets, residual);
+    return result.copy_(flat.view(result.sizes()));
+  }
   advise_huge_pages(result);
   Chain(Pass::kForward, {.weight = first_factor(weight), .value = value, .result = result}, weight,
         offsets, residual)
@@ -199,7 +208,7 @@ at::Tensor mix_chain_unchecked(const at::Tensor& weight, const at::Tensor& value
 at::Tensor mix_chain(const at::Tensor& weight, const at::Tensor& value, at::IntArrayRef offsets,
                      std::string_view residual, std::string_view save) {
   const auto choices = ops::check_mix_chain(weight, value, offsets, residual, save);
-  return mix_chain_unchecked(with_few_batch_dims(weight), value, offsets, choices.residual);
+  return mix_chain_unchecked(weight, value, offsets, choices.residual);
 }
 
 // Inside a fused chain no state comes by, so those that are asked for take the way factor by
@@ -214,21 +223,27 @@ std::tuple<at::Tensor, at::Tensor> mix_chain_forward(const at::Tensor& weight,
   }
   const Residual parsed =
       ops::check_mix_chain_forward(weight, value, offsets, residual, boundaries);
-  return {mix_chain_unchecked(with_few_batch_dims(weight), value, offsets, parsed),
+  return {mix_chain_unchecked(weight, value, offsets, parsed),
           ops::allocate_chain_states(weight, value, boundaries)};
 }
 
 // 16-bit gradients of the weight are summed over channels in float32 before they are rounded.
 std::tuple<at::Tensor, at::Tensor> mix_chain_backward(
-    const at::Tensor& grad, const at::Tensor& given_weight, const at::Tensor& value,
+    const at::Tensor& grad, const at::Tensor& weight, const at::Tensor& value,
     const at::Tensor& states, at::IntArrayRef offsets, std::string_view residual,
     at::IntArrayRef boundaries) {
-  const Residual parsed = ops::check_mix_chain_backward(grad, given_weight, value, states, offsets,
-                                                        residual, boundaries);
-  const at::Tensor weight = with_few_batch_dims(given_weight);
+  const Residual parsed =
+      ops::check_mix_chain_backward(grad, weight, value, states, offsets, residual, boundaries);
   at::Tensor dots = ops::allocate_chain_weight_gradient(weight, value);
   at::Tensor result = ops::allocate_mix_chain(weight, grad);
   if (result.numel() == 0) return {dots.zero_(), result};
+  if (result.dim() - 2 > kMaxBatchDims) {
+    const auto [flat_dots, flat] = mix_chain_backward(
+        with_one_batch_dim(grad, result, 2), with_one_batch_dim(weight, result, 3),
+        with_one_batch_dim(value, result, 2), states.flatten(1, result.dim() - 2), offsets,
+        residual, boundaries);
+    return {flat_dots.view(dots.sizes()), result.copy_(flat.view(result.sizes()))};
+  }
   advise_huge_pages(result);
   advise_huge_pages(dots);
   const bool rounds = dots.scalar_type() == at::kBFloat16 || dots.scalar_type() == at::kHalf;
