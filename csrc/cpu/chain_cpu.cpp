@@ -177,6 +177,10 @@ class Chain {
 
 // ---- The operators
 
+void advise_huge_pages(const at::Tensor& fresh) {
+  cpu::advise_huge_pages(fresh.mutable_data_ptr(), static_cast<int64_t>(fresh.nbytes()));
+}
+
 // Factors of the weight share all strides but their own, so the first stands for all.
 at::Tensor first_factor(const at::Tensor& weight) { return weight.select(-2, 0); }
 

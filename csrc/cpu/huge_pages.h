@@ -1,7 +1,6 @@
 // Large pages for large fresh memory: a page fault for every 4 KiB costs more than most kernels.
 #pragma once
 
-#include <ATen/core/Tensor.h>
 #include <sys/mman.h>
 
 #include <cstdint>
@@ -17,10 +16,6 @@ inline void advise_huge_pages(void* block, int64_t bytes) {
   const auto end = (reinterpret_cast<uintptr_t>(block) + bytes) / kHugePage * kHugePage;
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
-}
-
-inline void advise_huge_pages(const at::Tensor& fresh) {
-  advise_huge_pages(fresh.mutable_data_ptr(), static_cast<int64_t>(fresh.nbytes()));
 }
 
 }  // namespace paramixer::cpu

@@ -95,7 +95,7 @@ NETWORKS = {
 
 # The published formula, evaluated in float32, itself misses 1e-6 here on some instruction set: a
 # product of a dozen factors, or a head that sums thousands of terms of both signs, leaves float32
-# no six digits. For these three times its error is allowed.
+# no six digits. For these twice its error is allowed.
 BEYOND_FLOAT32 = frozenset(
     {
         "psf-listops",
@@ -211,10 +211,9 @@ def relative(actual, expected):
     return (actual - expected).norm() / expected.norm()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_published_networks(name):
-    network = NETWORKS[name]
-    torch.manual_seed(2)
+def errors(network, seed):
+    """Of our model and of the formula in float32, for one draw of parameters and input."""
+    torch.manual_seed(seed)
     state_dict = random_state_dict(network)
     assert sum(tensor.numel() for tensor in state_dict.values()) == network.parameters
     model = load(network, state_dict)
@@ -223,13 +222,21 @@ def test_published_networks(name):
         logits = model(x)
         double = {name: tensor.double() for name, tensor in state_dict.items()}
         exact = published_formula(network, double, x.double() if network.features else x)
+        formula = published_formula(network, state_dict, x)
     assert logits.shape == (len(x), network.classes)
     assert logits.dtype == torch.float32
-    allowed = 1e-6
-    if name in BEYOND_FLOAT32:
-        formula = published_formula(network, state_dict, x)
-        allowed = max(allowed, 3 * relative(formula, exact).item())
-    assert relative(logits, exact) <= allowed
+    return relative(logits, exact), relative(formula, exact)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_published_networks(name):
+    network = NETWORKS[name]
+    if name not in BEYOND_FLOAT32:
+        assert errors(network, 2)[0] <= 1e-6
+        return
+    # The error of a few cancelling numbers is chance: three draws together.
+    ours, formula = torch.tensor([errors(network, seed) for seed in (2, 3, 4)]).T
+    assert ours.norm() <= max(3**0.5 * 1e-6, 2 * formula.norm().item())
 
 
 SMALL = paramixer_network(
