@@ -16,24 +16,20 @@ using namespace py::literals;
 namespace {
 
 // Python counts dtypes and residuals as DType and Residual do.
-paramixer::cpu::Pass pass_of(bool backward) {
-  return backward ? paramixer::cpu::Pass::kBackward : paramixer::cpu::Pass::kForward;
-}
-
 std::vector<paramixer::Sweep> chain_sweeps(int64_t length, int links,
-                                           const std::vector<int64_t>& offsets, int residual,
-                                           bool backward) {
+                                           const std::vector<int64_t>& offsets, int residual) {
   const int factors = static_cast<int>(offsets.size()) / links;
-  const auto options = paramixer::cpu::plan_options(
-      pass_of(backward), static_cast<paramixer::Residual>(residual), length);
+  const auto options =
+      paramixer::cpu::plan_options(static_cast<paramixer::Residual>(residual), length);
   auto sweeps = paramixer::plan_chain(length, factors, links, offsets, options).sweeps;
   for (auto& sweep : sweeps) sweep.offsets = nullptr;  // they end with the plan
   return sweeps;
 }
 
-int64_t chain_group(int64_t length, int dtype, bool backward) {
-  return paramixer::cpu::widest_group(pass_of(backward), static_cast<paramixer::DType>(dtype),
-                                      length);
+int64_t chain_group(int dtype, bool backward) {
+  return paramixer::cpu::widest_group(
+      backward ? paramixer::cpu::Pass::kBackward : paramixer::cpu::Pass::kForward,
+      static_cast<paramixer::DType>(dtype));
 }
 
 }  // namespace
@@ -52,7 +48,7 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("ring", &Sweep::ring)
       .def_property_readonly("deal", [](const Sweep& sweep) { return sweep.deal.deal; });
   m.def("chain_sweeps", &chain_sweeps, "length"_a, "links"_a, "offsets"_a, "residual"_a,
-        "backward"_a, "The passes of the CPU kernels over the rows of a chain.");
-  m.def("chain_group", &chain_group, "length"_a, "dtype"_a, "backward"_a,
+        "The passes of the CPU kernels over the rows of a chain.");
+  m.def("chain_group", &chain_group, "dtype"_a, "backward"_a,
         "The most channels that the CPU kernels take through a chain together.");
 }

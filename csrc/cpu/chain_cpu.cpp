@@ -30,7 +30,6 @@ constexpr int64_t kStreamBytes = int64_t{8} << 20;
 // ---- Plans, which chains of one shape share
 
 struct PlanKey {
-  Pass pass;
   Residual residual;
   int64_t length;
   int factors;
@@ -46,7 +45,7 @@ std::shared_ptr<const ChainPlan> find_plan(PlanKey key) {
   const std::lock_guard<std::mutex> lock(mutex);
   const auto known = plans.find(key);
   if (known != plans.end()) return known->second;
-  const PlanOptions options = plan_options(key.pass, key.residual, key.length);
+  const PlanOptions options = plan_options(key.residual, key.length);
   const int links = static_cast<int>(key.offsets.size()) / key.factors;
   auto plan = std::make_shared<const ChainPlan>(
       plan_chain(key.length, key.factors, links, key.offsets, options));
@@ -94,7 +93,7 @@ class Chain {
       : pass_(pass),
         prepared_(operands, offsets.slice(0, weight.size(-1)), ops::ChannelStride::kOne),
         plan_(find_plan(
-            {pass, residual, weight.size(-3), static_cast<int>(weight.size(-2)), offsets.vec()})) {
+            {residual, weight.size(-3), static_cast<int>(weight.size(-2)), offsets.vec()})) {
     chain_.problem = prepared_.problem();
     chain_.weight_factor = weight.stride(-2);
     chain_.dots_factor = weight.size(-1);
@@ -141,7 +140,7 @@ class Chain {
     const Problem& problem = chain_.problem;
     const DType dtype = prepared_.dtype();
     const int64_t lanes = 64 / accumulator_bytes(dtype);
-    int64_t width = widest_group(pass_, dtype, problem.length);
+    int64_t width = widest_group(pass_, dtype);
     if (pass_ == Pass::kForward) {
       while (width > lanes &&
              batches * ((problem.channels + width - 1) / width) < at::get_num_threads()) {

@@ -12,24 +12,19 @@ namespace paramixer::cpu {
 // Rows of a ring that stay in the first-level cache with their gradients.
 inline constexpr int64_t kSmallRing = 64;
 
-// Bytes of a row of scratch, and of a ring whose rows are better half as long: two such rings are
-// more than the second-level cache.
-inline constexpr int64_t kRowBytes = 256;
-inline constexpr int64_t kLongRingBytes = int64_t{2} << 20;
-
 // Of what scratch holds.
 constexpr int64_t accumulator_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : 4; }
 
 // V_0 is added in its own order of the rows: chains that do so stay on the whole ring.
-inline PlanOptions plan_options(Pass pass, Residual residual, int64_t length) {
+inline PlanOptions plan_options(Residual residual, int64_t length) {
   const bool deals = residual != Residual::kInitial;
-  return {.pairs = deals && pass == Pass::kForward, .small_ring = deals ? kSmallRing : length};
+  return {.pairs = deals, .small_ring = deals ? kSmallRing : length};
 }
 
-// Channels of a task, where there are enough of them for all threads.
-constexpr int64_t widest_group(Pass pass, DType dtype, int64_t length) {
-  const bool halve = pass == Pass::kForward && length * kRowBytes >= kLongRingBytes;
-  return kRowBytes / accumulator_bytes(dtype) / (halve ? 2 : 1);
+// Channels of a task, where there are enough of them for all threads. Backward sums over channels:
+// more of them share what a row costs.
+constexpr int64_t widest_group(Pass pass, DType dtype) {
+  return (pass == Pass::kForward ? 256 : kMostRowBytes) / accumulator_bytes(dtype);
 }
 
 }  // namespace paramixer::cpu

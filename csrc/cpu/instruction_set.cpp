@@ -43,28 +43,32 @@ const InstructionSet& selected_instruction_set() {
   return selected;
 }
 
-// As the tasks in chain.inl lay it out.
+// As the tasks in chain.inl and chain_backward.inl lay it out.
 int64_t chain_scratch_bytes(const ChainProblem& chain, DType dtype, Pass pass, int64_t width) {
-  const auto bytes = [&]<typename A>(bool widens) {
+  const auto bytes = [&]<typename A>() {
+    constexpr int64_t kLanes = 64 / sizeof(A), kPairRow = 8;
     const int64_t length = chain.problem.length, row = scratch_row<A>(width);
+    const bool widens = dtype == DType::kBFloat16 || dtype == DType::kFloat16;
+    const bool pads = pass == Pass::kBackward && width % kLanes != 0;
     int64_t elements = scratch_row<A>(length * 2 * chain.problem.links);  // a sweep's weights
-    if (widens) elements += 2 * length * row;                             // V and the result
-    if (pass == Pass::kForward) {
-      elements += 2 * length * row;  // two states
-    } else {
-      // The sum of the states' gradients.
-      if (chain.residual == Residual::kInitial) elements += length * row;
-      for (int s = 0, first = 0; s < chain.sweep_count; ++s) {
-        if (chain.sweeps[s].deal.deal == 1 && s + 1 < chain.sweep_count) continue;
-        // A run's states, and two gradients.
-        elements += (s - first + 2) * scratch_ring(chain.sweeps[s].ring, row);
-        first = s + 1;
-      }
+    if (widens || pads) elements += 2 * length * row;                     // V and the result
+    if (pass == Pass::kForward) return (elements + 2 * length * row) * int64_t{sizeof(A)};
+    if (chain.residual == Residual::kInitial) elements += length * row;
+    elements += 4 * scratch_ring(kTileRows, row) + kTileRows * kPairRow;
+    bool has_singles = false;
+    for (int s = 0; s < chain.sweep_count; ++s) has_singles |= chain.sweeps[s].factors == 1;
+    if (has_singles) elements += 2 * scratch_ring(length, row);  // gradients
+    for (int s = 0; s < chain.sweep_count; ++s) {
+      const Sweep& sweep = chain.sweeps[s];
+      if (sweep.factors == 2) elements += (sweep.ring + 2 * kHalo) * kPairRow;
+      if (s + 1 == chain.sweep_count) break;
+      const int64_t ring = scratch_ring(sweep.deal.rows, row);
+      elements += sweep.deal.classes * ring;  // states
+      if (sweep.deal.classes > 1 && has_singles) elements += 2 * ring;
     }
-    return static_cast<int64_t>(sizeof(A)) * elements;
+    return elements * int64_t{sizeof(A)};
   };
-  if (dtype == DType::kFloat64) return bytes.operator()<double>(false);
-  return bytes.operator()<float>(dtype != DType::kFloat32);
+  return dtype == DType::kFloat64 ? bytes.operator()<double>() : bytes.operator()<float>();
 }
 
 }  // namespace paramixer::cpu

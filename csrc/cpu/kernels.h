@@ -27,21 +27,32 @@ struct ChainTask {
   int64_t width;
 };
 
-// Runs one task with scratch of at least chain_scratch_bytes, aligned to kScratchAlignment.
+// Runs one task, of at most kMostRowBytes of accumulators, with scratch of at least
+// chain_scratch_bytes, aligned to kScratchAlignment.
 // Backward reads value and grad and writes result; dots, accumulators with unit strides over
 // factors and links, are written for channel 0 and added to for all others.
 using ChainKernel = void (*)(const ChainProblem&, const ChainTask&, bool stream, void* scratch);
 
-// Elements of a row of scratch with `width` accumulators: rows start on a vector of any width.
+// A row of scratch, at most.
+inline constexpr int64_t kMostRowBytes = 512;
+
+// Elements of a row of scratch with `width` accumulators: 64, 128, 256 or 512 bytes.
 template <typename A>
 PARAMIXER_INLINE int64_t scratch_row(int64_t width) {
-  constexpr int64_t kLanes = 64 / sizeof(A);
-  return (width + kLanes - 1) / kLanes * kLanes;
+  int64_t row = 64 / sizeof(A);
+  while (row < width) row *= 2;
+  return row;
 }
+
+// Rows of scratch before and behind a ring or a tile of backward, and the rows of a tile.
+inline constexpr int64_t kHalo = 3;
+inline constexpr int64_t kTileRows = 32;
 
 // Elements of a ring of scratch. Rings that follow each other begin at different places of a page:
 // rows of several that are used together would else all meet in one set of the cache.
-PARAMIXER_INLINE int64_t scratch_ring(int64_t rows, int64_t row) { return rows * row + 80; }
+PARAMIXER_INLINE int64_t scratch_ring(int64_t rows, int64_t row) {
+  return (rows + 2 * kHalo) * row + 80;
+}
 
 enum class Pass : int { kForward, kBackward };
 inline constexpr size_t kScratchAlignment = 64;

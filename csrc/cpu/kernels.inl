@@ -72,12 +72,13 @@ struct Stretch {
 // Link k of row i reads row i + o_k, or row i - o_k.
 enum class Direction { kForward, kTransposed };
 
-PARAMIXER_INLINE void find_stretch(const Problem& problem, Direction direction, int64_t begin,
-                                   int64_t end, Stretch& stretch) {
-  const int64_t length = problem.length;
+// The stretch that starts at `begin`, of a ring of `length` rows.
+PARAMIXER_INLINE void find_stretch(const int64_t* offsets, int links, int64_t length,
+                                   Direction direction, int64_t begin, int64_t end,
+                                   Stretch& stretch) {
   stretch.begin = begin;
-  for (int k = 0; k < problem.links; ++k) {
-    const int64_t offset = problem.offsets[k];
+  for (int k = 0; k < links; ++k) {
+    const int64_t offset = offsets[k];
     const int64_t ahead =
         direction == Direction::kForward || offset == 0 ? offset : length - offset;
     const int64_t wrap_at = length - ahead;  // from here on the link starts over at position 0
@@ -166,7 +167,8 @@ PARAMIXER_INLINE void for_each_stretch(const Problem& problem, Direction directi
       for (int64_t block = head; block < end; block += order.step) {
         const int64_t block_end = smaller(block + rows, end);
         for (int64_t position = block; position < block_end; position = stretch.end) {
-          find_stretch(problem, direction, position, block_end, stretch);
+          find_stretch(problem.offsets, problem.links, problem.length, direction, position,
+                       block_end, stretch);
           body(batch, stretch);
         }
       }
@@ -440,7 +442,8 @@ void mix_backward(const Problem& problem, RowRange range) {
       for_each_stretch(problem, kForward, order, range, [&](int64_t batch, const Stretch& forward) {
         Stretch both = forward, back;
         for (; both.begin < forward.end; both.begin = both.end) {
-          find_stretch(problem, kTransposed, both.begin, forward.end, back);
+          find_stretch(problem.offsets, problem.links, problem.length, kTransposed, both.begin,
+                       forward.end, back);
           both.end = back.end;
           GatherSweep<T, L, kRest, kStream> gather(problem, kTransposed, problem.grad, batch, back,
                                                    order.ahead);

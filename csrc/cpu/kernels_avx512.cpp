@@ -3,7 +3,7 @@
 
 #define PARAMIXER_ISA_AVX512
 #define PARAMIXER_ISA_NAMESPACE avx512
-#include "cpu/chain.inl"
+#include "cpu/chain_backward.inl"
 #include "cpu/kernels.inl"
 #include "cpu/link_weights.inl"
 

@@ -1,6 +1,6 @@
 // Portable: vectors of 16 bytes through the compiler's vector types, no processor-specific code.
 #define PARAMIXER_ISA_NAMESPACE baseline
-#include "cpu/chain.inl"
+#include "cpu/chain_backward.inl"
 #include "cpu/kernels.inl"
 #include "cpu/link_weights.inl"
 

@@ -178,7 +178,8 @@ struct Lanes {
   }
   static PARAMIXER_INLINE Lanes all(A lane) {
     Lanes lanes;
-    for (int p = 0; p < kParts; ++p) lanes.part[p] = Vector<A, kWidth>{} + lane;
+    for (int p = 0; p < kParts; ++p)
+      lanes.part[p] = lane - Vector<A, kWidth>{};  // + would cost an addition, for lane = -0
     return lanes;
   }
   static PARAMIXER_INLINE Lanes read(const T* from) {

@@ -86,7 +86,8 @@ def plan(
         dtype: float64, float32, bfloat16 or float16.
 
     Returns:
-        One line for each sweep, forward and then backward.
+        One line for each sweep. Backward makes them twice: first to compute the states inside the
+        chain again, then in reverse order for the gradients.
 
     Raises:
         ValueError: a size, a residual or a number of offsets out of its range.
@@ -104,23 +105,19 @@ def plan(
     check_choice("plan", "residual", residual, RESIDUALS)
     if dtype not in _DTYPES:
         raise TypeError(f"plan: dtype must be one of {_DTYPES} (got {dtype})")
-    lines = []
-    for backward in (False, True):
-        group = _C.chain_group(length, _DTYPES.index(dtype), backward)
-        lines.append(
-            f"{'backward' if backward else 'forward'}, at most {min(group, channels)} of "
-            f"{channels} channels at a time:"
-        )
-        sweeps = _C.chain_sweeps(
-            length,
-            counts[0],
-            [offset % length for factor in factors for offset in factor],
-            RESIDUALS.index(residual),
-            backward,
-        )
-        following = [*sweeps[1:], None]
-        for number, (sweep, after) in enumerate(zip(sweeps, following, strict=True), 1):
-            lines.append(f"  sweep {number}: {_describe_sweep(sweep, after)}")
+    forward, backward = (
+        min(_C.chain_group(_DTYPES.index(dtype), backward), channels) for backward in (False, True)
+    )
+    lines = [f"of {channels} channels at most {forward} at a time, with gradients {backward}:"]
+    sweeps = _C.chain_sweeps(
+        length,
+        counts[0],
+        [offset % length for factor in factors for offset in factor],
+        RESIDUALS.index(residual),
+    )
+    following = [*sweeps[1:], None]
+    for number, (sweep, after) in enumerate(zip(sweeps, following, strict=True), 1):
+        lines.append(f"  sweep {number}: {_describe_sweep(sweep, after)}")
     return "\n".join(lines)
 
 

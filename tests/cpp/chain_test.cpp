@@ -72,7 +72,7 @@ std::vector<ChainCase> chain_cases() {
     }
     ++turn;  // or else a D would always meet the same residual
   }
-  const std::vector<int64_t> lengths = {128, 24, 32, 256, 61};
+  const std::vector<int64_t> lengths = {1024, 24, 32, 256, 61, 600};
   const std::vector<int64_t> channels = {3, 16, 5, 34, 8, 1, 64};
   const size_t protocols = testing::protocols(1, 1).size();
   for (int layout = 0; layout < testing::kLayoutCount; ++layout) {
@@ -103,10 +103,10 @@ class ChainInstance {
     compute_reference();
   }
 
-  // The chain with the plan of the CPU key for this pass.
-  ChainProblem chain(Pass pass) {
+  // The chain with the plan of the CPU key.
+  ChainProblem chain() {
     plan_ = plan_chain(case_.length, factors_, case_.protocol.links, case_.protocol.offsets,
-                       cpu::plan_options(pass, case_.residual, case_.length));
+                       cpu::plan_options(case_.residual, case_.length));
     ChainProblem chain;
     chain.problem = problem_;
     chain.weight_factor = weight_factor_;
@@ -441,12 +441,13 @@ class GuardedScratch {
   Storage<unsigned char> block_;
 };
 
-// Runs a pass in groups of `width` channels, in the order of the CPU key: those of forward, and the
-// batch items of backward, on several threads.
+// Runs a pass in groups of `width` channels, or as many as a task takes, in the order of the CPU
+// key: those of forward, and the batch items of backward, on several threads.
 template <typename T>
 void run(const InstructionSet& set, Pass pass, const ChainProblem& chain, int64_t width,
          bool stream = false, int threads = 1) {
   const int64_t channels = chain.problem.channels;
+  width = std::min(width, cpu::widest_group(pass, testing::kDType<T>));
   const int64_t groups = (channels + width - 1) / width;
   const int64_t batches = batch_count(chain.problem);
   const DType dtype = testing::kDType<T>;
@@ -496,7 +497,7 @@ TYPED_TEST_SUITE(CpuChain, testing::DTypes);
 TYPED_TEST(CpuChain, AgreesWithTheDefinition) {
   for_each_case<TypeParam>([](auto& instance, int64_t channels) {
     for (const Pass pass : kPasses) {
-      const ChainProblem chain = instance.chain(pass);
+      const ChainProblem chain = instance.chain();
       for (const auto* set : supported_sets()) {
         SCOPED_TRACE(name_of(*set, pass));
         instance.poison_outputs();
@@ -518,7 +519,7 @@ TYPED_TEST(CpuChain, AgreesWithTheDefinition) {
 TYPED_TEST(CpuChain, TakesTheChannelsInAnyGroups) {
   for_each_case<TypeParam>([](auto& instance, int64_t channels) {
     for (const Pass pass : kPasses) {
-      const ChainProblem chain = instance.chain(pass);
+      const ChainProblem chain = instance.chain();
       for (const auto* set : supported_sets()) {
         SCOPED_TRACE(name_of(*set, pass));
         run<TypeParam>(*set, pass, chain, channels);
@@ -547,7 +548,7 @@ TYPED_TEST(CpuChain, OfAvx2AndAvx512HasTheSameBits) {
   for_each_case<TypeParam>([&](auto& instance, int64_t channels) {
     for (const Pass pass : kPasses) {
       SCOPED_TRACE(name_of(*fused[1], pass));
-      const ChainProblem chain = instance.chain(pass);
+      const ChainProblem chain = instance.chain();
       instance.poison_outputs();
       run<TypeParam>(*fused[0], pass, chain, channels);
       const auto expected = instance.result_bytes();
