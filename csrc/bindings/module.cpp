@@ -26,10 +26,8 @@ std::vector<paramixer::Sweep> chain_sweeps(int64_t length, int links,
   return sweeps;
 }
 
-int64_t chain_group(int dtype, bool backward) {
-  return paramixer::cpu::widest_group(
-      backward ? paramixer::cpu::Pass::kBackward : paramixer::cpu::Pass::kForward,
-      static_cast<paramixer::DType>(dtype));
+int64_t chain_group(int dtype) {
+  return paramixer::cpu::widest_group(static_cast<paramixer::DType>(dtype));
 }
 
 }  // namespace
@@ -49,6 +47,6 @@ PYBIND11_MODULE(_C, m) {
       .def_property_readonly("deal", [](const Sweep& sweep) { return sweep.deal.deal; });
   m.def("chain_sweeps", &chain_sweeps, "length"_a, "links"_a, "offsets"_a, "residual"_a,
         "The passes of the CPU kernels over the rows of a chain.");
-  m.def("chain_group", &chain_group, "dtype"_a, "backward"_a,
+  m.def("chain_group", &chain_group, "dtype"_a,
         "The most channels that the CPU kernels take through a chain together.");
 }

@@ -29,12 +29,18 @@ constexpr int kSlide = kVectorBytes / sizeof(A) * (kVectorBytes == 64 ? 2 : 1);
 constexpr int64_t kFarRing = 512;
 constexpr int64_t kRowsAhead = 16;
 
+// Rings at most so long keep what a task needs for the rest of the chain in that cache: there it is
+// prefetched all at once.
+constexpr int64_t kNearRows = 64;
+
 // Brings `count` elements into the second-level cache; an address outside an operand does no harm.
 // (A function that does nothing else must be inlined: the compiler would drop calls of it.)
 template <bool kWrite, typename T>
 PARAMIXER_INLINE void prefetch(const T* data, int64_t count) {
-  for (int64_t c = 0; c < count; c += kLineBytes / sizeof(T)) {
-    __builtin_prefetch(data + c, kWrite, /*locality=*/2);
+  const uintptr_t end = reinterpret_cast<uintptr_t>(data + count);
+  for (uintptr_t line = reinterpret_cast<uintptr_t>(data) & ~uintptr_t{kLineBytes - 1}; line < end;
+       line += kLineBytes) {
+    __builtin_prefetch(reinterpret_cast<const void*>(line), kWrite, /*locality=*/2);
   }
 }
 
@@ -214,6 +220,7 @@ PARAMIXER_INLINE void pair_block(Rows<const A> input, const RingWeights<A>& weig
         for (int k = 0; k < 4; ++k) {
           prefetch<false>(x + (kRowsAhead + k) * input.row, L);
           if (!kStream) prefetch<true>(to[k] + kRowsAhead / 4 * target.advance, L);
+          if (channel == 0) prefetch<false>(first + (kRowsAhead + k) * weights.row, 6);
         }
       }
       step(s.x1, s.x2, s.y0, s.y2, to[0]);
@@ -257,6 +264,32 @@ PARAMIXER_INLINE void gather_blocks_of(A* to, const A* weight, const A* from,
   for (int b = 0; b < kCount; ++b) write_block<kStream>(to + at(b), sum[b]);
 }
 
+// The links of a stretch whose rows no other link has read shortly before: those to prefetch.
+class FarLinks {
+ public:
+  FarLinks(const Stretch& stretch, int links, int64_t ring, int64_t row) {
+    if (ring < kFarRing) return;
+    for (int k = 0; k < links; ++k) {
+      bool is_near = false;
+      for (int other = 0; other < links; ++other) {
+        const int64_t ahead = stretch.shift[other] - stretch.shift[k];
+        is_near = is_near || (ahead > 0 && ahead < kFarRing) || (ahead == 0 && other < k);
+      }
+      if (!is_near) distance_[count_++] = (stretch.shift[k] + kRowsAhead) * row;
+    }
+  }
+
+  // For the row at `own`.
+  template <typename A>
+  PARAMIXER_INLINE void operator()(const A* own, int64_t width) const {
+    for (int i = 0; i < count_; ++i) prefetch<false>(own + distance_[i], width);
+  }
+
+ private:
+  int64_t distance_[kMaxLinks];
+  int count_ = 0;
+};
+
 // One factor, or its transpose, times the rows of a ring; `plus` is added where it is given.
 template <bool kStream, typename A>
 void gather_ring(Direction direction, Rows<const A> input, const RingWeights<A>& weights,
@@ -271,11 +304,17 @@ void gather_ring(Direction direction, Rows<const A> input, const RingWeights<A>&
       distance.value[k] = stretch.shift[k] * input.row;
       distance.weight[k] = weight_rows * weights.row + k * weights.column;
     }
+    const FarLinks far_links(stretch, links, ring, input.row);
     with_row_shape<A>(width, [&]<int L, int kRest>() {
       for (int64_t p = begin; p < stretch.end; ++p) {
         A* to = target.at(p);
         const A* weight = weights.data + p * weights.row;
         const A* from = input.at(p);
+        far_links(from, width);
+        if (ring >= kFarRing) {
+          prefetch<false>(weight + kRowsAhead * weights.row, links);
+          if (!kStream && !target.walks) prefetch<true>(target.at(p + kRowsAhead), width);
+        }
         const A* add = plus.data == nullptr ? nullptr : plus.at(p);
         const auto blocks = [&]<int kCount>(int64_t c, int64_t last) {
           gather_blocks_of<kStream, L, kCount>(to + c, weight, from + c, distance, links, last,
@@ -313,11 +352,12 @@ struct ChannelTask {
   DType dtype;
   int64_t batch;
   int64_t channel;
-  int64_t width;  // channels of the operands
-  int64_t row;    // elements of a row of scratch
-  int64_t span;   // those of them that are computed
-  bool in_place;  // operands are used where they are, else by way of scratch
-  A* packed;      // room for the weights of one sweep over one ring
+  int64_t width;       // channels of the operands
+  int64_t row;         // elements of a row of scratch
+  int64_t span;        // those of them that are computed
+  bool in_place;       // operands are used where they are, else by way of scratch
+  A* packed;           // room for the weights of one sweep over one ring
+  int near_sweep = 0;  // the first one on rings of at most kNearRows
   A* copied_result = nullptr;
   Rows<const A> value;
   Rows<const A> initial = {};  // V_0, where every factor adds it
@@ -343,6 +383,8 @@ struct ChannelTask {
       scratch += 2 * problem.length * row;
     }
     if (chain.residual == Residual::kInitial) initial = value;
+    while (near_sweep < chain.sweep_count && chain.sweeps[near_sweep].ring > kNearRows)
+      ++near_sweep;
   }
 
   bool holds_accumulators() const { return dtype == DType::kFloat64 || dtype == DType::kFloat32; }
@@ -398,6 +440,18 @@ struct ChannelTask {
     return batch_offset(problem, problem.weight, batch) + sweep.first * chain.weight_factor;
   }
 
+  // The weights of a ring's rows that the sweeps from this one on will read one by one, far apart.
+  PARAMIXER_INLINE void prefetch_weights(const Sweep& sweep, int64_t r) const {
+    Walk walk = {r, sweep.step, problem.length};
+    const int64_t links = (chain.factors - sweep.first) * problem.links;
+    with_storage<A>(dtype, [&]<typename T>() PARAMIXER_INLINE_LAMBDA {
+      const T* const weight = static_cast<const T*>(problem.weight.data) + weight_offset(sweep);
+      for (int64_t p = 0; p < sweep.ring; ++p) {
+        prefetch<false>(weight + walk.next() * problem.weight.row, links);
+      }
+    });
+  }
+
   // Whether the links of a pair lie in its order in one piece of memory.
   static bool pair_in_order(const Sweep& sweep, int64_t factor, int64_t column) {
     bool in_order = factor == 3 * column && column == 1;
@@ -419,9 +473,11 @@ struct ChannelTask {
                         pair_in_order(sweep, chain.weight_factor, weight.column);
     with_storage<A>(dtype, [&]<typename T>() {
       const T* data = static_cast<const T*>(weight.data) + weight_offset(sweep);
+      const int64_t ahead = kRowsAhead * sweep.step * weight.row;
       Walk walk = {r, sweep.step, problem.length};
       for (int64_t p = 0; p < sweep.ring; ++p, to += pitch) {
         const T* from = data + walk.next() * weight.row;
+        if (sweep.ring >= kFarRing) prefetch<false>(from + ahead, count);
         if (copies) {
           __builtin_memcpy(to, from, 6 * sizeof(A));
         } else {
@@ -491,6 +547,7 @@ struct ForwardTask : ChannelTask<A> {
   // sweeps to `other`: both have room for one ring.
   void run(int s, int64_t r, Rows<const A> input, A* here, A* other) const {
     const Sweep& sweep = chain.sweeps[s];
+    if (s == this->near_sweep) this->prefetch_weights(sweep, r);
     const auto weights = this->weights(sweep, r);
     if (s + 1 == chain.sweep_count) {
       const auto result = this->rows_of_result(r, sweep);

@@ -23,9 +23,6 @@ namespace {
 
 // ---- Pairs
 
-// Rows of a ring whose operands the second-level cache holds.
-constexpr int64_t kNearRows = 64;
-
 // A row of a pair's weights or dots, six links, in scratch.
 constexpr int kPairRow = 8;
 
@@ -276,7 +273,6 @@ struct BackwardTask : ChannelTask<A> {
   A* initial_grad = nullptr;  // for Residual::kInitial: the sum of the gradients of all states
   PairTile<A> tile = {};
   bool has_singles = false;
-  int near_sweep = 0;  // the first one on rings of at most kNearRows
 
   // Two buffers of a ring, for chains with single factors: the gradient of a sweep's result, and
   // that of the next sweep's.
@@ -447,8 +443,13 @@ struct BackwardTask : ChannelTask<A> {
       for (int64_t e = 0; e < sweep.ring * row; ++e) initial_grad[e] += grad[e];
       if (sweep.first == 0) plus = {initial_grad, row};
     }
-    gather_ring<false>(Direction::kTransposed, Rows<const A>{grad, row}, this->weights(sweep, r),
-                       sweep.offsets, problem.links, sweep.ring, span, target, plus);
+    // Every row of weights is read once for each link.
+    this->pack_weights(sweep, r, this->packed, problem.links);
+    const RingWeights<A> weights = {this->packed, problem.links, 1};
+    gather_ring<false>(Direction::kTransposed, Rows<const A>{grad, row}, weights, sweep.offsets,
+                       problem.links, sweep.ring, span, target, plus);
+    A* const first = dots + sweep.first * chain.dots_factor;
+    const int64_t ahead = kRowsAhead * sweep.step * problem.dots.row;
     Walk walk = {r, sweep.step, problem.length};
     Stretch stretch;
     int64_t distance[kMaxLinks];
@@ -456,8 +457,11 @@ struct BackwardTask : ChannelTask<A> {
       find_stretch(sweep.offsets, problem.links, sweep.ring, Direction::kForward, begin, sweep.ring,
                    stretch);
       for (int k = 0; k < problem.links; ++k) distance[k] = stretch.shift[k] * input.row;
+      const FarLinks far_links(stretch, problem.links, sweep.ring, input.row);
       for (int64_t p = begin; p < stretch.end; ++p) {
-        A* const to = dots + walk.next() * problem.dots.row + sweep.first * chain.dots_factor;
+        A* const to = first + walk.next() * problem.dots.row;
+        far_links(input.at(p), span);
+        if (sweep.ring >= kFarRing) prefetch<true>(to + ahead, problem.links);
         const auto links = [&]<int kLinks>(int k) PARAMIXER_INLINE_LAMBDA {
           A sums[kLinks];
           dot_links<kLinks>(sums, grad + p * row, input.at(p), distance + k, span);
@@ -466,6 +470,7 @@ struct BackwardTask : ChannelTask<A> {
         int k = 0;
         for (; k + 8 <= problem.links; k += 8) links.template operator()<8>(k);
         for (; k + 4 <= problem.links; k += 4) links.template operator()<4>(k);
+        for (; k + 3 <= problem.links; k += 3) links.template operator()<3>(k);
         for (; k < problem.links; ++k) links.template operator()<1>(k);
       }
     }
@@ -476,7 +481,7 @@ struct BackwardTask : ChannelTask<A> {
   void run(int s, int64_t r, Rows<const A> input, const Target<A>& target, Gradients gradients,
            A* free) const {
     const Sweep& sweep = chain.sweeps[s];
-    if (s == near_sweep) prefetch_operands(sweep, r);
+    if (s == this->near_sweep) prefetch_operands(sweep, r);
     const bool is_pair = sweep.factors == 2, is_last = s + 1 == chain.sweep_count;
     if (ends_in_four(s)) return pair_of_four(sweep, r, input, target);
     RingWeights<A> weights = {};
@@ -530,9 +535,6 @@ void chain_backward(const ChainProblem& chain, const ChainTask& channels, bool, 
   }
   for (A** part : {&task.tile.value, &task.tile.grad, &task.tile.middle, &task.tile.middle_grad}) {
     *part = task.take(free, kTileRows);
-  }
-  while (task.near_sweep < chain.sweep_count && chain.sweeps[task.near_sweep].ring > kNearRows) {
-    ++task.near_sweep;
   }
   task.tile.dots = free;
   free += kTileRows * kPairRow;

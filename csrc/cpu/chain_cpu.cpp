@@ -140,7 +140,7 @@ class Chain {
     const Problem& problem = chain_.problem;
     const DType dtype = prepared_.dtype();
     const int64_t lanes = 64 / accumulator_bytes(dtype);
-    int64_t width = widest_group(pass_, dtype);
+    int64_t width = widest_group(dtype);
     if (pass_ == Pass::kForward) {
       while (width > lanes &&
              batches * ((problem.channels + width - 1) / width) < at::get_num_threads()) {

@@ -21,10 +21,7 @@ inline PlanOptions plan_options(Residual residual, int64_t length) {
   return {.pairs = deals, .small_ring = deals ? kSmallRing : length};
 }
 
-// Channels of a task, where there are enough of them for all threads. Backward sums over channels:
-// more of them share what a row costs.
-constexpr int64_t widest_group(Pass pass, DType dtype) {
-  return (pass == Pass::kForward ? 256 : kMostRowBytes) / accumulator_bytes(dtype);
-}
+// Channels of a task, where there are enough of them for all threads.
+constexpr int64_t widest_group(DType dtype) { return kMostRowBytes / accumulator_bytes(dtype); }
 
 }  // namespace paramixer::cpu

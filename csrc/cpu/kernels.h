@@ -33,7 +33,7 @@ struct ChainTask {
 // factors and links, are written for channel 0 and added to for all others.
 using ChainKernel = void (*)(const ChainProblem&, const ChainTask&, bool stream, void* scratch);
 
-// A row of scratch, at most.
+// A row of scratch, at most. Wide rows share what a row costs: its weights and its sums.
 inline constexpr int64_t kMostRowBytes = 512;
 
 // Elements of a row of scratch with `width` accumulators: 64, 128, 256 or 512 bytes.

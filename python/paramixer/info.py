@@ -105,10 +105,8 @@ def plan(
     check_choice("plan", "residual", residual, RESIDUALS)
     if dtype not in _DTYPES:
         raise TypeError(f"plan: dtype must be one of {_DTYPES} (got {dtype})")
-    forward, backward = (
-        min(_C.chain_group(_DTYPES.index(dtype), backward), channels) for backward in (False, True)
-    )
-    lines = [f"of {channels} channels at most {forward} at a time, with gradients {backward}:"]
+    group = min(_C.chain_group(_DTYPES.index(dtype)), channels)
+    lines = [f"at most {group} of {channels} channels at a time:"]
     sweeps = _C.chain_sweeps(
         length,
         counts[0],

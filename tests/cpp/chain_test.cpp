@@ -447,7 +447,7 @@ template <typename T>
 void run(const InstructionSet& set, Pass pass, const ChainProblem& chain, int64_t width,
          bool stream = false, int threads = 1) {
   const int64_t channels = chain.problem.channels;
-  width = std::min(width, cpu::widest_group(pass, testing::kDType<T>));
+  width = std::min(width, cpu::widest_group(testing::kDType<T>));
   const int64_t groups = (channels + width - 1) / width;
   const int64_t batches = batch_count(chain.problem);
   const DType dtype = testing::kDType<T>;
