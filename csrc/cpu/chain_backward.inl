@@ -435,6 +435,7 @@ struct BackwardTask : ChannelTask<A> {
     put_pair_dots(sweep, walk, 4);
   }
 
+  // One factor with any links.
   void factor(const Sweep& sweep, int64_t r, A* grad, Rows<const A> input,
               const Target<A>& target) const {
     Rows<const A> plus = {};
@@ -443,11 +444,15 @@ struct BackwardTask : ChannelTask<A> {
       for (int64_t e = 0; e < sweep.ring * row; ++e) initial_grad[e] += grad[e];
       if (sweep.first == 0) plus = {initial_grad, row};
     }
-    // Every row of weights is read once for each link.
+    // Packed, as the transpose reads every row of weights once for each link.
     this->pack_weights(sweep, r, this->packed, problem.links);
     const RingWeights<A> weights = {this->packed, problem.links, 1};
     gather_ring<false>(Direction::kTransposed, Rows<const A>{grad, row}, weights, sweep.offsets,
                        problem.links, sweep.ring, span, target, plus);
+    factor_dots(sweep, r, grad, input);
+  }
+
+  void factor_dots(const Sweep& sweep, int64_t r, const A* grad, Rows<const A> input) const {
     A* const first = dots + sweep.first * chain.dots_factor;
     const int64_t ahead = kRowsAhead * sweep.step * problem.dots.row;
     Walk walk = {r, sweep.step, problem.length};
@@ -476,49 +481,56 @@ struct BackwardTask : ChannelTask<A> {
     }
   }
 
-  // From sweep s on, for the ring r: the gradient of `input` goes to `target`. Pairs that follow a
-  // pair write it over their input, kHalo rows further ahead, where they read no more.
+  // From sweep s on, for the ring r: the gradient of `input` goes to `target`.
   void run(int s, int64_t r, Rows<const A> input, const Target<A>& target, Gradients gradients,
            A* free) const {
     const Sweep& sweep = chain.sweeps[s];
+    const bool is_last = s + 1 == chain.sweep_count;
     if (s == this->near_sweep) prefetch_operands(sweep, r);
-    const bool is_pair = sweep.factors == 2, is_last = s + 1 == chain.sweep_count;
     if (ends_in_four(s)) return pair_of_four(sweep, r, input, target);
-    RingWeights<A> weights = {};
-    if (is_pair) {
-      weights = weights_with_halo(sweep, r, free + kHalo * kPairRow);
-      free += (sweep.ring + 2 * kHalo) * kPairRow;
+    if (sweep.factors == 1) {
+      if (is_last) {
+        this->copy_rows(problem.grad, {r, sweep.step, problem.length}, sweep.ring, gradients.here);
+      } else {
+        run_classes(s, r, this->weights(sweep, r), input, gradients, free);
+      }
+      return factor(sweep, r, gradients.here, input, target);
     }
+    const auto weights = weights_with_halo(sweep, r, free + kHalo * kPairRow);
+    free += (sweep.ring + 2 * kHalo) * kPairRow;
     Target<A> source = {};
-    if (!is_last) {
-      const Deal& deal = sweep.deal;
-      const int64_t size = scratch_ring(deal.rows, row), ahead = kHalo * row;
-      const bool next_is_pair = chain.sweeps[s + 1].factors == 2,
-                 over_input = is_pair && next_is_pair;
-      A* const states = take(free, deal.rows);
-      free += (deal.classes - 1) * size;
-      if (!is_pair) weights = this->weights(sweep, r);
-      this->template apply<false>(sweep, weights, input, this->dealt_rows(states, deal, size));
-      source = over_input ? this->dealt_rows(states - ahead, deal, size)
-                          : this->rows_in_order(gradients.here, sweep.ring);
-      Gradients next = {gradients.next, gradients.here};
-      if (deal.classes > 1 && has_singles) {
-        next.here = take(free, deal.rows);
-        next.next = take(free, deal.rows);
-      }
-      for (int64_t c = 0; c < deal.classes; ++c) {
-        A* const state = states + c * size;
-        if (next_is_pair && !ends_in_four(s + 1)) close(state, deal.rows);
-        run(s + 1, r + c * sweep.step, Rows<const A>{state, row},
-            over_input ? this->rows_in_order(state - ahead, deal.rows)
-                       : this->rows_of(gradients.here, row, c, deal.deal, deal.rows, sweep.ring),
-            next, free);
-      }
-    } else if (!is_pair) {
-      this->copy_rows(problem.grad, {r, sweep.step, problem.length}, sweep.ring, gradients.here);
-    }
-    if (!is_pair) return factor(sweep, r, gradients.here, input, target);
+    if (!is_last) source = run_classes(s, r, weights, input, gradients, free);
     pair(sweep, r, weights, source, input, s > 0, target);
+  }
+
+  // Sweep s and, for each class of its result, all that follow; returns where they have left the
+  // gradient of the result. Pairs that follow a pair write it over their input, kHalo rows further
+  // ahead, where they read no more; others to gradients.here.
+  Target<A> run_classes(int s, int64_t r, const RingWeights<A>& weights, Rows<const A> input,
+                        Gradients gradients, A* free) const {
+    const Sweep& sweep = chain.sweeps[s];
+    const Deal& deal = sweep.deal;
+    const bool next_is_pair = chain.sweeps[s + 1].factors == 2;
+    const bool over_input = sweep.factors == 2 && next_is_pair;
+    const int64_t size = scratch_ring(deal.rows, row), ahead = kHalo * row;
+    A* const states = take(free, deal.rows);
+    free += (deal.classes - 1) * size;
+    Gradients next = {gradients.next, gradients.here};
+    if (deal.classes > 1 && has_singles) {
+      next.here = take(free, deal.rows);
+      next.next = take(free, deal.rows);
+    }
+    this->template apply<false>(sweep, weights, input, this->dealt_rows(states, deal, size));
+    for (int64_t c = 0; c < deal.classes; ++c) {
+      A* const state = states + c * size;
+      if (next_is_pair && !ends_in_four(s + 1)) close(state, deal.rows);
+      run(s + 1, r + c * sweep.step, Rows<const A>{state, row},
+          over_input ? this->rows_in_order(state - ahead, deal.rows)
+                     : this->rows_of(gradients.here, row, c, deal.deal, deal.rows, sweep.ring),
+          next, free);
+    }
+    return over_input ? this->dealt_rows(states - ahead, deal, size)
+                      : this->rows_in_order(gradients.here, sweep.ring);
   }
 };
 

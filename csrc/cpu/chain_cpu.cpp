@@ -24,9 +24,6 @@
 namespace paramixer::cpu {
 namespace {
 
-// More than a core's share of the last-level cache.
-constexpr int64_t kStreamBytes = int64_t{8} << 20;
-
 // ---- Plans, which chains of one shape share
 
 struct PlanKey {
@@ -110,7 +107,7 @@ class Chain {
     const int64_t groups = (problem.channels + width - 1) / width;
     const ChainKernel kernel = selected_instruction_set().kernel(prepared_.dtype(), pass_);
     const int64_t bytes = chain_scratch_bytes(chain_, prepared_.dtype(), pass_, width);
-    const bool stream = can_stream();
+    const bool stream = can_stream(problem, accumulator_bytes(prepared_.dtype()));
     const auto run_group = [&](int64_t batch, int64_t group, void* scratch) {
       const int64_t channel = group * width;
       kernel(chain_, {batch, channel, std::min(width, problem.channels - channel)}, stream,
@@ -148,24 +145,12 @@ class Chain {
       }
       return width;
     }
-    // Scratch for two threads stays within two tensors the size of V.
-    const int64_t row = chain_scratch_bytes(chain_, dtype, pass_, lanes) / lanes;
-    const int64_t bound = batches * problem.length * problem.channels * accumulator_bytes(dtype);
-    while (width > lanes && row * width > bound) width /= 2;
+    // Scratch for two threads, or one for each batch item, stays within two tensors the size of V.
+    const int64_t threads = std::min<int64_t>(batches, 2);
+    const int64_t values = batches * problem.length * problem.channels;
+    const int64_t bound = 2 * values * accumulator_bytes(dtype) / threads;
+    while (width > lanes && chain_scratch_bytes(chain_, dtype, pass_, width) > bound) width /= 2;
     return width;
-  }
-
-  // Streaming stores need whole, aligned vectors.
-  bool can_stream() const {
-    const Problem& problem = chain_.problem;
-    const int64_t bytes = accumulator_bytes(prepared_.dtype());
-    const auto aligned = [&](int64_t elements) { return elements * bytes % 64 == 0; };
-    if (reinterpret_cast<uintptr_t>(problem.result.data) % 64 != 0) return false;
-    if (!aligned(problem.channels) || !aligned(problem.result.row)) return false;
-    for (int d = 0; d < problem.batch_dims; ++d) {
-      if (!aligned(problem.result.batch[d])) return false;
-    }
-    return batch_count(problem) * problem.length * problem.channels * bytes >= kStreamBytes;
   }
 
   Pass pass_;

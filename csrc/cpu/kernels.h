@@ -20,6 +20,22 @@ struct RowRange {
 // Channels that are read and written must have a column stride of one.
 using RowKernel = void (*)(const Problem&, RowRange);
 
+// Whether a result is written past the caches: it is more than a core's share of the last-level
+// cache, and all its rows are whole cache lines.
+PARAMIXER_INLINE bool can_stream(const Problem& problem, int64_t element_bytes) {
+  constexpr int64_t kStreamBytes = int64_t{8} << 20, kLineBytes = 64;
+  const auto in_lines = [&](int64_t elements) {
+    return elements * element_bytes % kLineBytes == 0;
+  };
+  if (reinterpret_cast<uintptr_t>(problem.result.data) % kLineBytes != 0) return false;
+  if (!in_lines(problem.channels) || !in_lines(problem.result.row)) return false;
+  for (int d = 0; d < problem.batch_dims; ++d) {
+    if (!in_lines(problem.result.batch[d])) return false;
+  }
+  const int64_t rows = batch_count(problem) * problem.length;
+  return rows * problem.channels * element_bytes >= kStreamBytes;
+}
+
 // A group of channels of one batch item, which goes through a chain alone.
 struct ChainTask {
   int64_t batch;
@@ -28,7 +44,7 @@ struct ChainTask {
 };
 
 // Runs one task, of at most kMostRowBytes of accumulators, with scratch of at least
-// chain_scratch_bytes, aligned to kScratchAlignment.
+// chain_scratch_bytes that starts on a cache line.
 // Backward reads value and grad and writes result; dots, accumulators with unit strides over
 // factors and links, are written for channel 0 and added to for all others.
 using ChainKernel = void (*)(const ChainProblem&, const ChainTask&, bool stream, void* scratch);
@@ -55,7 +71,6 @@ PARAMIXER_INLINE int64_t scratch_ring(int64_t rows, int64_t row) {
 }
 
 enum class Pass : int { kForward, kBackward };
-inline constexpr size_t kScratchAlignment = 64;
 
 struct InstructionSet {
   const char* name;
@@ -78,7 +93,7 @@ struct InstructionSet {
 // Best first; the last one, "baseline", is supported everywhere.
 std::span<const InstructionSet* const> instruction_sets();
 
-// What a task of `width` channels needs.
+// What tasks need that share the channels in groups of `width`.
 int64_t chain_scratch_bytes(const ChainProblem& chain, DType dtype, Pass pass, int64_t width);
 
 // The best one this processor supports, or the one named by the environment variable

@@ -14,9 +14,9 @@
 // rows of link_dot, and mix_backward runs one of each side by side. Memory bounds them: the rows
 // that come next are prefetched (Prefetch), and far links take the rows in chains (RowOrder).
 // Traffic per row: mix reads D + K and writes D elements, when a cache holds the links' reach.
-// Results of at least kStreamBytes are written past the caches, which saves reading what is
-// overwritten. Products are summed in Accumulate<T> in the order of the links, with fused
-// multiply-adds where the instruction set has them, and rounded once.
+// Large results are written past the caches (can_stream), which saves reading what is overwritten.
+// Products are summed in Accumulate<T> in the order of the links, with fused multiply-adds where
+// the instruction set has them, and rounded once.
 
 #pragma once
 
@@ -36,9 +36,6 @@ constexpr int kBlocks = 4;
 // The widest block, in lanes: 16 float or 8 double.
 template <typename T>
 constexpr int kWidest = 64 / sizeof(Accumulate<T>);
-
-// More than a core's share of the last-level cache.
-constexpr int64_t kStreamBytes = int64_t{8} << 20;
 
 // Rows of narrow blocks that go through the loop over links together.
 template <typename T, int L>
@@ -257,24 +254,11 @@ class GatherSweep {
   Prefetch<T> prefetch_;
 };
 
-// Streaming stores need whole, aligned machine vectors.
-template <typename T, int L>
-bool can_stream(const Problem& problem) {
-  const auto aligned = [](int64_t elements) { return elements * sizeof(T) % kVectorBytes == 0; };
-  if (reinterpret_cast<uintptr_t>(problem.result.data) % kVectorBytes != 0) return false;
-  if (problem.channels % L != 0 || !aligned(problem.result.row)) return false;
-  for (int d = 0; d < problem.batch_dims; ++d) {
-    if (!aligned(problem.result.batch[d])) return false;
-  }
-  const int64_t rows = batch_count(problem) * problem.length;
-  return rows * problem.channels * int64_t{sizeof(T)} >= kStreamBytes;
-}
-
 // Calls body<kStream>(): whether the result is written past the caches.
 template <typename T, int L, typename Body>
 PARAMIXER_INLINE void with_stores(const Problem& problem, const Body& body) {
   if constexpr (kCanStream && sizeof(T) >= sizeof(float) && L == kWidest<T>) {
-    if (can_stream<T, L>(problem)) {
+    if (can_stream(problem, sizeof(T))) {
       body.template operator()<true>();
       return stream_fence();  // before the caller tells other threads that the rows are there
     }

@@ -454,7 +454,7 @@ void run(const InstructionSet& set, Pass pass, const ChainProblem& chain, int64_
   const auto run_group = [&](int64_t batch, int64_t group) {
     const int64_t channel = group * width;
     const cpu::ChainTask task = {batch, channel, std::min(width, channels - channel)};
-    GuardedScratch scratch(cpu::chain_scratch_bytes(chain, dtype, pass, task.width));
+    GuardedScratch scratch(cpu::chain_scratch_bytes(chain, dtype, pass, width));
     set.kernel(dtype, pass)(chain, task, stream, scratch.data());
     scratch.check();
   };

@@ -1,9 +1,13 @@
 """What the operator tests share: operators with oracles, operands, layouts, tolerances."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import paramixer
+import pytest
 import torch
 from paramixer import reference
 
@@ -149,10 +153,11 @@ def relative_error(actual, exact):
     return ((actual.double() - exact).norm() / exact.norm().clamp_min(1e-30)).item()
 
 
-def assert_as_exact_as_torch(actual, torch_result, exact, what, products=1):
+def assert_as_exact_as_torch(actual, torch_result, exact, what, products=1, magnitude=None):
     """At most twice the error PyTorch itself makes in that dtype, and a little for each product.
 
-    In float64 that little is all there is: PyTorch's result is the exact one by definition.
+    In float64 that little is all there is: PyTorch's result is the exact one by definition. There
+    it is a part of `magnitude`, if given: the same sums over magnitudes, as terms may cancel.
     """
     assert actual.shape == exact.shape, what
     assert actual.dtype == torch_result.dtype, what
@@ -160,7 +165,8 @@ def assert_as_exact_as_torch(actual, torch_result, exact, what, products=1):
         return
     error = (actual.double() - exact).norm()
     allowed = 2 * (torch_result.double() - exact).norm()
-    allowed += 2 * products * torch.finfo(actual.dtype).eps * exact.norm() + 1e-30
+    scale = exact if magnitude is None or actual.dtype != torch.float64 else magnitude
+    allowed += 2 * products * torch.finfo(actual.dtype).eps * scale.norm() + 1e-30
     assert error <= allowed, f"{what}: error {error:.3g}, allowed {allowed:.3g}"
 
 
@@ -169,3 +175,31 @@ def forward_and_gradients(function, operands, offsets, grad):
     leaves = [operand.detach().requires_grad_() for operand in operands]
     result = function(*leaves, offsets)
     return [result.detach(), *torch.autograd.grad(result, leaves, grad.to(result.dtype))]
+
+
+_SAVE_RESULTS = """
+import importlib, sys, torch
+sys.path.insert(0, sys.argv[1])
+from paramixer._load import cpu_instruction_set
+results = importlib.import_module(sys.argv[2]).all_results()
+torch.save((cpu_instruction_set(), results), sys.argv[3])
+"""
+
+
+def results_of_instruction_set(module, name, path):
+    """What `all_results` of a test module returns in a process of that instruction set.
+
+    Skips the test where the processor has no such set.
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", _SAVE_RESULTS, os.path.dirname(__file__), module, str(path)],
+        env={**os.environ, "PARAMIXER_CPU_ISA": name},
+        capture_output=True,
+        text=True,
+    )
+    if "must name an instruction set this processor supports" in process.stderr:
+        pytest.skip(f"this processor has no {name}")
+    assert process.returncode == 0, process.stderr
+    used, saved = torch.load(path)
+    assert used == name
+    return saved

@@ -27,11 +27,11 @@ SLACK = 0.15  # of V: tables of a chain's offsets, thread stacks, the process it
 
 # Tensors of V's size that a pass may need beside its operands and results, and beside its scratch.
 FORWARD_WORKSPACE = BACKWARD_WORKSPACE = 2
-# A thread makes its scratch in its first pass and keeps it: N rows of 32 channels for two states in
+# A thread makes its scratch in its first pass and keeps it: N rows of 64 channels for two states in
 # forward, N rows of 16 channels for M - 1 states, two gradients and the sum that the residual
 # "initial" wants in backward (fewer where the classes of a protocol part), and a sweep's weights.
 THREADS = 2
-FORWARD_SCRATCH = 4 * LENGTH * (2 * 32 + 2 * LINKS)
+FORWARD_SCRATCH = 4 * LENGTH * (2 * 64 + 2 * LINKS)
 BACKWARD_SCRATCH = 4 * LENGTH * ((FACTORS + 2) * 16 + 2 * LINKS)
 
 

@@ -14,6 +14,7 @@ from support import (
     assert_as_exact_as_torch,
     forward_and_gradients,
     relative_error,
+    results_of_instruction_set,
 )
 
 OFFSETS = [0, 1, -700, 64, 3]
@@ -67,40 +68,20 @@ def test_deterministic_algorithms_are_the_only_ones():
         torch.use_deterministic_algorithms(False)
 
 
-SAVE_RESULTS = """
-import sys, torch
-sys.path.insert(0, sys.argv[1])
-import test_determinism as t
-import paramixer
-from paramixer._load import cpu_instruction_set
-saved = {
-    (name, d): t.results(o, d)
-    for name, o in zip(t.OPERATOR_IDS, t.OPERATORS)
-    for d in t.DTYPES
-}
-torch.save((cpu_instruction_set(), saved), sys.argv[2])
-"""
-
-
-def run_with_instruction_set(name, path):
-    """Result and gradients of every operator and dtype, from a process of that instruction set."""
-    process = subprocess.run(
-        [sys.executable, "-c", SAVE_RESULTS, os.path.dirname(__file__), str(path)],
-        env={**os.environ, "PARAMIXER_CPU_ISA": name},
-        capture_output=True,
-        text=True,
-    )
-    if "must name an instruction set this processor supports" in process.stderr:
-        pytest.skip(f"this processor has no {name}")
-    assert process.returncode == 0, process.stderr
-    used, saved = torch.load(path)
-    assert used == name
-    return saved
+def all_results():
+    """Result and gradients of every operator and dtype."""
+    return {
+        (name, dtype): results(operator, dtype)
+        for name, operator in zip(OPERATOR_IDS, OPERATORS, strict=True)
+        for dtype in DTYPES
+    }
 
 
 def test_instruction_sets(tmp_path):
-    baseline = run_with_instruction_set("baseline", tmp_path / "baseline.pt")
-    avx2 = run_with_instruction_set("avx2", tmp_path / "avx2.pt")
+    baseline, avx2 = (
+        results_of_instruction_set("test_determinism", name, tmp_path / name)
+        for name in ("baseline", "avx2")
+    )
     for name, operator in zip(OPERATOR_IDS, OPERATORS, strict=True):
         for dtype in DTYPES:
             here = results(operator, dtype)

@@ -1,16 +1,18 @@
 """link_weights: forward, all gradients, derivatives, transforms, against the reference."""
 
 import itertools
-import os
-import subprocess
-import sys
 
 import paramixer
 import pytest
 import torch
 import torch.nn.functional as F
 from paramixer import reference
-from support import DTYPES, LAYOUTS, assert_as_exact_as_torch
+from support import (
+    DTYPES,
+    LAYOUTS,
+    assert_as_exact_as_torch,
+    results_of_instruction_set,
+)
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
@@ -237,25 +239,16 @@ def test_threads_and_runs(dtype):
         torch.set_num_threads(threads)
 
 
+def all_results():
+    """Results of every dtype."""
+    return {dtype: results(dtype) for dtype in DTYPES}
+
+
 def test_instruction_sets(tmp_path):
-    code = (
-        "import sys, torch; sys.path.insert(0, sys.argv[1]); import test_link_weights as t; "
-        "from paramixer._load import cpu_instruction_set as name; "
-        "torch.save((name(), {d: t.results(d) for d in t.DTYPES}), sys.argv[2])"
-    )
-    saved = {}
-    for name in ("baseline", "avx2"):
-        process = subprocess.run(
-            [sys.executable, "-c", code, os.path.dirname(__file__), str(tmp_path / name)],
-            env={**os.environ, "PARAMIXER_CPU_ISA": name},
-            capture_output=True,
-            text=True,
-        )
-        if "must name an instruction set this processor supports" in process.stderr:
-            pytest.skip(f"this processor has no {name}")
-        assert process.returncode == 0, process.stderr
-        used, saved[name] = torch.load(tmp_path / name)
-        assert used == name
+    saved = {
+        name: results_of_instruction_set("test_link_weights", name, tmp_path / name)
+        for name in ("baseline", "avx2")
+    }
     for dtype in DTYPES:
         for mine, portable, theirs in zip(
             results(dtype), saved["baseline"][dtype], saved["avx2"][dtype], strict=True

@@ -26,10 +26,13 @@ def check(operator, operands, offsets, grad_layout=torch.Tensor.contiguous):
     actual = forward_and_gradients(operator.function, operands, offsets, grad)
     torchs = forward_and_gradients(operator.torchs, operands, offsets, grad)
     exact = forward_and_gradients(operator.oracle, exact_operands, offsets, grad.double())
-    for what, *results in zip(
-        ("result", "d first", "d second"), actual, torchs, exact, strict=True
+    magnitudes = forward_and_gradients(
+        operator.oracle, [operand.abs() for operand in exact_operands], offsets, grad.double().abs()
+    )
+    for what, *results, magnitude in zip(
+        ("result", "d first", "d second"), actual, torchs, exact, magnitudes, strict=True
     ):
-        assert_as_exact_as_torch(*results, what, operator.products)
+        assert_as_exact_as_torch(*results, what, operator.products, magnitude)
     return actual, exact
 
 
