@@ -24,6 +24,10 @@
 namespace paramixer::cpu {
 namespace {
 
+// Rings of rows of kMostRowBytes that leave no room in the last-level cache for those of other
+// threads.
+constexpr int64_t kLongRingBytes = int64_t{8} << 20;
+
 // ---- Plans, which chains of one shape share
 
 struct PlanKey {
@@ -138,6 +142,9 @@ class Chain {
     const DType dtype = prepared_.dtype();
     const int64_t lanes = 64 / accumulator_bytes(dtype);
     int64_t width = widest_group(dtype);
+    // A long ring that is never dealt is read from the last-level cache by every far link.
+    const bool dealt = plan_->sweeps.back().classes > 1;
+    if (!dealt && problem.length * kMostRowBytes >= kLongRingBytes) width /= 2;
     if (pass_ == Pass::kForward) {
       while (width > lanes &&
              batches * ((problem.channels + width - 1) / width) < at::get_num_threads()) {
