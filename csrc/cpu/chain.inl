@@ -1,5 +1,5 @@
-// CPU kernels of a chain of sparse factors, forward; chain_backward.inl has the others. Compiled
-// once per instruction set, as kernels.inl.
+// CPU kernels of a chain of sparse factors: what its two passes share, and forward. Its gradients
+// are in chain_backward.inl. Compiled once per instruction set, as kernels.inl.
 //
 // One task takes a group of channels of one batch item through the whole chain: its rows of V are
 // read once and its rows of the result written once, everything in between stays in two buffers of

@@ -23,9 +23,6 @@ namespace {
 
 // ---- Pairs
 
-// A row of a pair's weights or dots, six links, in scratch.
-constexpr int kPairRow = 8;
-
 // Calls body<kRows>(p) for rows p, p + kStep, .. of [begin, end), as many at once as the registers
 // hold.
 template <int kStep, typename Body>

@@ -46,11 +46,11 @@ const InstructionSet& selected_instruction_set() {
 // As the tasks in chain.inl and chain_backward.inl lay it out.
 int64_t chain_scratch_bytes(const ChainProblem& chain, DType dtype, Pass pass, int64_t width) {
   const auto bytes = [&]<typename A>() {
-    constexpr int64_t kLanes = 64 / sizeof(A), kPairRow = 8;
+    constexpr int64_t kLanes = 64 / sizeof(A);
     const int64_t length = chain.problem.length, row = scratch_row<A>(width);
     const bool widens = dtype == DType::kBFloat16 || dtype == DType::kFloat16;
-    const bool pads = pass == Pass::kBackward &&
-                      (width % kLanes != 0 || chain.problem.channels % kLanes != 0);
+    const bool pads =
+        pass == Pass::kBackward && (width % kLanes != 0 || chain.problem.channels % kLanes != 0);
     int64_t elements = scratch_row<A>(length * 2 * chain.problem.links);  // a sweep's weights
     if (widens || pads) elements += 2 * length * row;                     // V and the result
     if (pass == Pass::kForward) return (elements + 2 * length * row) * int64_t{sizeof(A)};

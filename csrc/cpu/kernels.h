@@ -64,6 +64,9 @@ PARAMIXER_INLINE int64_t scratch_row(int64_t width) {
 inline constexpr int64_t kHalo = 3;
 inline constexpr int64_t kTileRows = 32;
 
+// A row of a pair's weights or dots, six links, in scratch.
+inline constexpr int kPairRow = 8;
+
 // Elements of a ring of scratch. Rings that follow each other begin at different places of a page:
 // rows of several that are used together would else all meet in one set of the cache.
 PARAMIXER_INLINE int64_t scratch_ring(int64_t rows, int64_t row) {
