@@ -82,6 +82,14 @@ struct ChainProblem {
   int32_t sweep_count = 0;
 };
 
+// Whether a sweep takes one factor alone.
+PARAMIXER_INLINE bool has_single_factors(const ChainProblem& chain) {
+  for (int s = 0; s < chain.sweep_count; ++s) {
+    if (chain.sweeps[s].factors == 1) return true;
+  }
+  return false;
+}
+
 // The offset as a non-negative shift along a ring of `length` positions.
 PARAMIXER_INLINE int64_t reduce_offset(int64_t offset, int64_t length) {
   const int64_t remainder = offset % length;

@@ -110,8 +110,8 @@ struct Rows {
   PARAMIXER_INLINE Element* at(int64_t p) const { return data + p * row; }
 };
 
-// Where a sweep writes row p of a ring: four rows at a time lie `advance` elements behind the four
-// before them, or where the walk leads.
+// Where row p of a ring is written, or was: four rows at a time lie `advance` elements behind the
+// four before them, or where the walk leads.
 template <typename A>
 struct Target {
   A* row[4];
@@ -133,9 +133,10 @@ struct PairState {
   Block x1, x2, y0, y1, y2, y3;
 };
 
-// weight[0] row + weight[1] next + weight[2] previous (+ row)
-template <bool kAddRow, typename A, typename Block>
-PARAMIXER_INLINE Block three_links(const A* weight, const Block& row, const Block& next,
+// weight[0] row + weight[1] next + weight[2] previous (+ row); weights are numbers, or blocks of
+// one.
+template <bool kAddRow, typename Weight, typename Block>
+PARAMIXER_INLINE Block three_links(const Weight* weight, const Block& row, const Block& next,
                                    const Block& previous) {
   // From zero on: of a sum of two products the compiler may fuse either.
   Block sum = Block::zero();

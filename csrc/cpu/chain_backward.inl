@@ -40,18 +40,6 @@ PARAMIXER_INLINE void over_rows(int64_t begin, int64_t end, const Body& body) {
   for (; p < end; ++p) body.template operator()<1>(p);
 }
 
-// weight[0] row + weight[1] next + weight[2] previous (+ row), as three_links.
-template <bool kAddRow, typename Block>
-PARAMIXER_INLINE Block three_products(const Block* weight, const Block& row, const Block& next,
-                                      const Block& previous) {
-  Block sum = Block::zero();
-  sum.add_product(weight[0], row);
-  sum.add_product(weight[2], previous);
-  sum.add_product(weight[1], next);
-  if constexpr (kAddRow) sum.add(row);
-  return sum;
-}
-
 // Rows of the result of a factor with links 0, kStep, -kStep: to[r] for p + kStep r.
 template <int kStep, int kPitch, bool kPrevious, int kRows, typename A>
 PARAMIXER_INLINE void product_rows(A* to, const A* weights, const A* value, int64_t span) {
@@ -67,7 +55,7 @@ PARAMIXER_INLINE void product_rows(A* to, const A* weights, const A* value, int6
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       const Block next = Block::read(value + (r + 1) * kStep * kPitch + c);
-      three_products<kPrevious>(weight + 3 * r, row, next, previous)
+      three_links<kPrevious>(weight + 3 * r, row, next, previous)
           .write(to + r * kStep * kPitch + c);
       previous = row, row = next;
     }
@@ -97,7 +85,7 @@ PARAMIXER_INLINE void gradient_rows(A* const (&to)[kRows], A* dots, const A* wei
     for (int r = 0; r < kRows; ++r) {
       const Block g_next = Block::read(grad + (r + 1) * kNext + c);
       const Block x_next = Block::read(value + (r + 1) * kNext + c);
-      three_products<kPrevious>(weight + 3 * r, g, g_next, g_previous).write(to[r] + c);
+      three_links<kPrevious>(weight + 3 * r, g, g_next, g_previous).write(to[r] + c);
       sum[3 * r].add_product(g, x);
       sum[3 * r + 1].add_product(g, x_next);
       sum[3 * r + 2].add_product(g, x_previous);
@@ -182,7 +170,7 @@ void gradients_of_four(A* const (&to)[4], A* dots, const RingWeights<A>& weights
     for (int i = 0; i < 4; ++i) x[i] = Block::read(value.at(i) + c);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      y[i] = three_products<kPrevious>(weight + 3 * i, x[i], x[(i + 1) & 3], x[(i + 3) & 3]);
+      y[i] = three_links<kPrevious>(weight + 3 * i, x[i], x[(i + 1) & 3], x[(i + 3) & 3]);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
@@ -204,8 +192,7 @@ void gradients_of_four(A* const (&to)[4], A* dots, const RingWeights<A>& weights
     for (int i = 0; i < 4; ++i) g[i] = Block::read(grad[i] + c);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      three_products<kPrevious>(weight + 3 * i, g[i], g[i ^ 2], g[i ^ 2])
-          .write(middle_grad.at(i) + c);
+      three_links<kPrevious>(weight + 3 * i, g[i], g[i ^ 2], g[i ^ 2]).write(middle_grad.at(i) + c);
     }
   }
   for (auto& one : sum) one = Block::zero();
@@ -223,7 +210,7 @@ void gradients_of_four(A* const (&to)[4], A* dots, const RingWeights<A>& weights
       sum[3 * i].add_product(g[i], x[i]);
       sum[3 * i + 1].add_product(g[i], x[next]);
       sum[3 * i + 2].add_product(g[i], x[previous]);
-      three_products<kPrevious>(weight + 3 * i, g[i], g[next], g[previous]).write(to[i] + c);
+      three_links<kPrevious>(weight + 3 * i, g[i], g[next], g[previous]).write(to[i] + c);
     }
   }
   sum_each(sum, sums);
@@ -269,7 +256,7 @@ struct BackwardTask : ChannelTask<A> {
   A* dots = nullptr;          // (N, M, K) of this batch item
   A* initial_grad = nullptr;  // for Residual::kInitial: the sum of the gradients of all states
   PairTile<A> tile = {};
-  bool has_singles = false;
+  bool has_singles = has_single_factors(chain);
 
   // Two buffers of a ring, for chains with single factors: the gradient of a sweep's result, and
   // that of the next sweep's.
@@ -337,31 +324,27 @@ struct BackwardTask : ChannelTask<A> {
 
   // The rows of a ring that the sweeps from this one on will read and write one by one, far apart.
   PARAMIXER_INLINE void prefetch_operands(const Sweep& sweep, int64_t r) const {
+    this->prefetch_weights(sweep, r);
     Walk walk = {r, sweep.step, problem.length};
     const int64_t links = (chain.factors - sweep.first) * problem.links;
+    A* const first = dots + sweep.first * chain.dots_factor;
     with_storage<A>(this->dtype, [&]<typename T>() PARAMIXER_INLINE_LAMBDA {
       const T* const grad = this->template operand<const T>(problem.grad);
-      const T* const weight =
-          static_cast<const T*>(problem.weight.data) + this->weight_offset(sweep);
-      const A* const first = dots + sweep.first * chain.dots_factor;
       for (int64_t p = 0; p < sweep.ring; ++p) {
         const int64_t position = walk.next();
         prefetch<false>(grad + position * problem.grad.row, this->width);
-        prefetch<false>(weight + position * problem.weight.row, links);
         prefetch<true>(first + position * problem.dots.row, links);
       }
     });
   }
 
   // What a pair reads and writes for the tile at p.
-  PARAMIXER_INLINE void prefetch_tile(const Sweep& sweep, const Target<A>& source,
-                                      Rows<const A> input, Target<A> target, Walk walk,
-                                      int64_t p) const {
+  PARAMIXER_INLINE void prefetch_tile(const Sweep& sweep, Target<A> source, Rows<const A> input,
+                                      Target<A> target, Walk walk, int64_t p) const {
     const A* const first = dots + sweep.first * chain.dots_factor;
     const int64_t end = p + kTileRows < sweep.ring ? p + kTileRows : sweep.ring;
     for (; p < end; ++p) {
-      if (source.row[0] != nullptr)
-        prefetch<false>(source.row[p & 3] + (p >> 2) * source.advance, span);
+      if (source.row[0] != nullptr) prefetch<false>(source.at(p), span);
       prefetch<false>(input.at(p), span);
       if (sweep.step == 1) prefetch<true>(target.at(p), span);
       prefetch<true>(first + walk.next() * problem.dots.row, 2 * problem.links);
@@ -547,9 +530,6 @@ void chain_backward(const ChainProblem& chain, const ChainTask& channels, bool, 
   }
   task.tile.dots = free;
   free += kTileRows * kPairRow;
-  for (int s = 0; s < chain.sweep_count; ++s) {
-    if (chain.sweeps[s].factors == 1) task.has_singles = true;
-  }
   typename BackwardTask<A>::Gradients gradients = {};
   if (task.has_singles) {
     gradients.here = task.take(free, problem.length);

@@ -56,8 +56,7 @@ int64_t chain_scratch_bytes(const ChainProblem& chain, DType dtype, Pass pass, i
     if (pass == Pass::kForward) return (elements + 2 * length * row) * int64_t{sizeof(A)};
     if (chain.residual == Residual::kInitial) elements += length * row;
     elements += 4 * scratch_ring(kTileRows, row) + kTileRows * kPairRow;
-    bool has_singles = false;
-    for (int s = 0; s < chain.sweep_count; ++s) has_singles |= chain.sweeps[s].factors == 1;
+    const bool has_singles = has_single_factors(chain);
     if (has_singles) elements += 2 * scratch_ring(length, row);  // gradients
     for (int s = 0; s < chain.sweep_count; ++s) {
       const Sweep& sweep = chain.sweeps[s];

@@ -199,6 +199,9 @@ struct Lanes {
   PARAMIXER_INLINE void add_scaled(A factor, const Lanes& other) {
     for (int p = 0; p < kParts; ++p) part[p] = multiply_add(part[p], factor, other.part[p]);
   }
+  PARAMIXER_INLINE void add_scaled(const Lanes& factor, const Lanes& other) {
+    add_product(factor, other);
+  }
   PARAMIXER_INLINE void add_product(const Lanes& a, const Lanes& b) {
     for (int p = 0; p < kParts; ++p) part[p] = multiply_add(part[p], a.part[p], b.part[p]);
   }

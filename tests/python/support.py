@@ -170,6 +170,20 @@ def assert_as_exact_as_torch(actual, torch_result, exact, what, products=1, magn
     assert error <= allowed, f"{what}: error {error:.3g}, allowed {allowed:.3g}"
 
 
+def check_derivatives(function, operands):
+    """First and second derivatives against differences, in every mode PyTorch knows."""
+    assert torch.autograd.gradcheck(
+        function,
+        operands,
+        check_forward_ad=True,
+        check_batched_grad=True,
+        check_batched_forward_grad=True,
+    )
+    assert torch.autograd.gradgradcheck(
+        function, operands, check_fwd_over_rev=True, check_rev_over_rev=True
+    )
+
+
 def forward_and_gradients(function, operands, offsets, grad):
     """The result, the gradients of the operands for an incoming gradient, detached."""
     leaves = [operand.detach().requires_grad_() for operand in operands]

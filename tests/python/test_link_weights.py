@@ -11,11 +11,12 @@ from support import (
     DTYPES,
     LAYOUTS,
     assert_as_exact_as_torch,
+    check_derivatives,
     results_of_instruction_set,
 )
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, vjp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -313,14 +314,7 @@ def test_gradcheck(bias):
     made = double_operands(batch=(2, 2), factors=2, hidden=3, outputs=2, bias=bias)
     inputs = [t for t in made if t is not None]
     function = function_of([i for i, t in enumerate(made) if t is not None], made)
-    assert gradcheck(
-        function,
-        inputs,
-        check_forward_ad=True,
-        check_batched_grad=True,
-        check_batched_forward_grad=True,
-    )
-    assert gradgradcheck(function, inputs, check_fwd_over_rev=True, check_rev_over_rev=True)
+    check_derivatives(function, inputs)
 
 
 def test_third_order():
