@@ -9,7 +9,7 @@
 // cache whatever N is. A sweep of a pair slides along its ring with two rows of input and four of
 // the state between the factors in registers: per row one load, one store and six multiply-adds.
 // Scratch holds accumulators (float, or double): 16-bit values are widened when read and rounded
-// once, at the end of the chain.
+// once, at the end of the chain, both by the pairs themselves.
 
 #pragma once
 
@@ -32,17 +32,6 @@ constexpr int64_t kRowsAhead = 16;
 // Rings at most so long keep what a task needs for the rest of the chain in that cache: there it is
 // prefetched all at once.
 constexpr int64_t kNearRows = 64;
-
-// Brings `count` elements into the second-level cache; an address outside an operand does no harm.
-// (A function that does nothing else must be inlined: the compiler would drop calls of it.)
-template <bool kWrite, typename T>
-PARAMIXER_INLINE void prefetch(const T* data, int64_t count) {
-  const uintptr_t end = reinterpret_cast<uintptr_t>(data + count);
-  for (uintptr_t line = reinterpret_cast<uintptr_t>(data) & ~uintptr_t{kLineBytes - 1}; line < end;
-       line += kLineBytes) {
-    __builtin_prefetch(reinterpret_cast<const void*>(line), kWrite, /*locality=*/2);
-  }
-}
 
 // Rows r, r + step, r + 2 step, .. (mod N).
 struct Walk {
@@ -112,14 +101,14 @@ struct Rows {
 
 // Where row p of a ring is written, or was: four rows at a time lie `advance` elements behind the
 // four before them, or where the walk leads.
-template <typename A>
+template <typename Element>
 struct Target {
-  A* row[4];
+  Element* row[4];
   int64_t advance;
   bool walks;  // rows are asked for in order, and the walk leads from row[0] on
   Walk walk;
 
-  PARAMIXER_INLINE A* at(int64_t p) {
+  PARAMIXER_INLINE Element* at(int64_t p) {
     return walks ? row[0] + walk.next() : row[p & 3] + (p >> 2) * advance;
   }
 };
@@ -149,10 +138,10 @@ PARAMIXER_INLINE Block three_links(const Weight* weight, const Block& row, const
 
 // One row of the result: `previous`, `row` and *from are rows p + 1 .. p + 3 of the input, `far`
 // and `near` rows p - 2 and p of the first factor's result. The oldest rows give way to the newest.
-template <bool kPrevious, bool kStream, typename A, int L>
+template <bool kPrevious, bool kStream, typename A, int L, typename From, typename To>
 PARAMIXER_INLINE void pair_step(Lanes<A, L>& previous, const Lanes<A, L>& row, Lanes<A, L>& far,
-                                const Lanes<A, L>& near, const A* from, const A* first,
-                                const A* second, A* to) {
+                                const Lanes<A, L>& near, const From* from, const A* first,
+                                const A* second, To* to) {
   const auto next = read_block<A, L>(from);
   const auto middle = three_links<kPrevious>(first, row, next, previous);
   previous = next;
@@ -161,9 +150,9 @@ PARAMIXER_INLINE void pair_step(Lanes<A, L>& previous, const Lanes<A, L>& row, L
 }
 
 // A ring of four: everything in registers.
-template <bool kPrevious, bool kStream, int L, typename A>
-PARAMIXER_INLINE void pair_of_four(Rows<const A> input, const RingWeights<A>& weights,
-                                   Target<A>& target, int64_t channel) {
+template <bool kPrevious, bool kStream, int L, typename A, typename From, typename To>
+PARAMIXER_INLINE void pair_of_four(Rows<const From> input, const RingWeights<A>& weights,
+                                   Target<To>& target, int64_t channel) {
   Lanes<A, L> row[4], middle[4];
 #pragma GCC unroll 4
   for (int k = 0; k < 4; ++k) row[k] = read_block<A, L>(input.at(k) + channel);
@@ -180,9 +169,9 @@ PARAMIXER_INLINE void pair_of_four(Rows<const A> input, const RingWeights<A>& we
   }
 }
 
-template <bool kPrevious, bool kStream, int L, typename A>
-PARAMIXER_INLINE void pair_block(Rows<const A> input, const RingWeights<A>& weights, int64_t ring,
-                                 Target<A> target, int64_t channel) {
+template <bool kPrevious, bool kStream, int L, typename A, typename From, typename To>
+PARAMIXER_INLINE void pair_block(Rows<const From> input, const RingWeights<A>& weights,
+                                 int64_t ring, Target<To> target, int64_t channel) {
   if (ring == 4) return pair_of_four<kPrevious, kStream, L>(input, weights, target, channel);
   const auto wrapped = [ring](int64_t p) {
     while (p < 0) p += ring;
@@ -203,13 +192,13 @@ PARAMIXER_INLINE void pair_block(Rows<const A> input, const RingWeights<A>& weig
                               middle(1)};
   int64_t p = 0;
   if (!target.walks) {
-    const A* x = input.at(3) + channel;
+    const From* x = input.at(3) + channel;
     const A* second = weights.data;
     const A* first = second + 2 * weights.row;
-    A* to[4];
+    To* to[4];
     for (int k = 0; k < 4; ++k) to[k] = target.row[k] + channel;
     const auto step = [&](auto& previous, auto& row, auto& far, auto& near,
-                          A*& to) PARAMIXER_INLINE_LAMBDA {
+                          To*& to) PARAMIXER_INLINE_LAMBDA {
       pair_step<kPrevious, kStream>(previous, row, far, near, x, first, second, to);
       x += input.row;
       first += weights.row;
@@ -230,7 +219,7 @@ PARAMIXER_INLINE void pair_block(Rows<const A> input, const RingWeights<A>& weig
       step(s.x2, s.x1, s.y3, s.y1, to[3]);
     }
   }
-  alignas(kVectorBytes) A surplus[L];  // rows past the end of the ring
+  alignas(kVectorBytes) To surplus[L];  // rows past the end of the ring
   for (; p < ring; p += 4) {
     const auto step = [&](auto& previous, auto& row, auto& far, auto& near,
                           int64_t p) PARAMIXER_INLINE_LAMBDA {
@@ -245,25 +234,6 @@ PARAMIXER_INLINE void pair_block(Rows<const A> input, const RingWeights<A>& weig
 }
 
 // ---- One factor with any links
-
-// Blocks of one row, the last one at channel `last`; `plus` is added where it is given.
-template <bool kStream, int L, int kCount, typename A>
-PARAMIXER_INLINE void gather_blocks_of(A* to, const A* weight, const A* from,
-                                       const LinkDistances& distance, int links, int64_t last,
-                                       const A* plus) {
-  Lanes<A, L> sum[kCount];
-  const auto at = [&](int b) { return b + 1 < kCount ? b * L : last; };
-  for (int b = 0; b < kCount; ++b) sum[b] = Lanes<A, L>::zero();
-  for (int k = 0; k < links; ++k) {
-    const A factor = weight[distance.weight[k]];
-    const A* row = from + distance.value[k];
-    for (int b = 0; b < kCount; ++b) sum[b].add_scaled(factor, read_block<A, L>(row + at(b)));
-  }
-  if (plus != nullptr) {
-    for (int b = 0; b < kCount; ++b) sum[b].add(read_block<A, L>(plus + at(b)));
-  }
-  for (int b = 0; b < kCount; ++b) write_block<kStream>(to + at(b), sum[b]);
-}
 
 // The links of a stretch whose rows no other link has read shortly before: those to prefetch.
 class FarLinks {
@@ -297,43 +267,40 @@ void gather_ring(Direction direction, Rows<const A> input, const RingWeights<A>&
                  const int64_t* offsets, int links, int64_t ring, int64_t width, Target<A> target,
                  Rows<const A> plus) {
   Stretch stretch;
-  LinkDistances distance;
   for (int64_t begin = 0; begin < ring; begin = stretch.end) {
     find_stretch(offsets, links, ring, direction, begin, ring, stretch);
-    for (int k = 0; k < links; ++k) {
-      const int64_t weight_rows = direction == Direction::kForward ? 0 : stretch.shift[k];
-      distance.value[k] = stretch.shift[k] * input.row;
-      distance.weight[k] = weight_rows * weights.row + k * weights.column;
-    }
+    Gather<A> gather = {.weight = weights.data + begin * weights.row,
+                        .weight_row = weights.row,
+                        .source = input.at(begin),
+                        .source_row = input.row,
+                        .links = links};
+    if (plus.data != nullptr) gather.plus = plus.at(begin), gather.plus_row = plus.row;
+    gather.set_distances(stretch, direction, weights.column);
     const FarLinks far_links(stretch, links, ring, input.row);
+    int64_t p = begin;
     with_row_shape<A>(width, [&]<int L, int kRest>() {
-      for (int64_t p = begin; p < stretch.end; ++p) {
-        A* to = target.at(p);
-        const A* weight = weights.data + p * weights.row;
-        const A* from = input.at(p);
-        far_links(from, width);
-        if (ring >= kFarRing) {
-          prefetch<false>(weight + kRowsAhead * weights.row, links);
+      sweep<kRowsAtOnce<A, L>>(stretch.end - begin, [&]<int kRows>() PARAMIXER_INLINE_LAMBDA {
+        A* to[kRows];
+        for (int r = 0; r < kRows; ++r, ++p) {
+          to[r] = target.at(p);
+          if (ring < kFarRing) continue;
+          far_links(gather.source + r * input.row, width);
+          prefetch<false>(gather.weight + (kRowsAhead + r) * weights.row, links);
           if (!kStream && !target.walks) prefetch<true>(target.at(p + kRowsAhead), width);
         }
-        const A* add = plus.data == nullptr ? nullptr : plus.at(p);
-        const auto blocks = [&]<int kCount>(int64_t c, int64_t last) {
-          gather_blocks_of<kStream, L, kCount>(to + c, weight, from + c, distance, links, last,
-                                               add == nullptr ? nullptr : add + c);
-        };
-        int64_t c = 0;
-        if constexpr (L == kWidest<A>) {
-          for (; c + kBlocks * L <= width; c += kBlocks * L) {
-            blocks.template operator()<kBlocks>(c, (kBlocks - 1) * L);
-          }
-        }
-        if constexpr (kRest > 0) blocks.template operator()<kRest>(c, width - L - c);
-      }
+        gather.template rows<kStream, L, kRest, kRows>(width, [&](int r) { return to[r]; });
+        gather.advance(kRows);
+      });
     });
   }
 }
 
 // ---- One task: a group of channels of one batch item
+
+// The storage type of a dtype that is summed in A.
+template <DType kDType, typename A>
+using Storage = std::conditional_t<kDType == DType::kBFloat16, BFloat16,
+                                   std::conditional_t<kDType == DType::kFloat16, Float16, A>>;
 
 // Calls body<T>() with the storage type of `dtype`, which is summed in A.
 template <typename A, typename Body>
@@ -345,7 +312,6 @@ PARAMIXER_INLINE void with_storage(DType dtype, const Body& body) {
   body.template operator()<A>();
 }
 
-// Operands of 16-bit types are widened into scratch, so that one set of kernels serves them too.
 template <typename A>
 struct ChannelTask {
   const ChainProblem& chain;
@@ -356,13 +322,15 @@ struct ChannelTask {
   int64_t width;       // channels of the operands
   int64_t row;         // elements of a row of scratch
   int64_t span;        // those of them that are computed
-  bool in_place;       // operands are used where they are, else by way of scratch
+  bool in_place;       // operands are what the kernels take, else they go by way of scratch
   A* packed;           // room for the weights of one sweep over one ring
   int near_sweep = 0;  // the first one on rings of at most kNearRows
+  A* copied_value = nullptr;
   A* copied_result = nullptr;
   Rows<const A> value;
   Rows<const A> initial = {};  // V_0, where every factor adds it
 
+  // Takes what it needs from the front of `scratch`.
   ChannelTask(const ChainProblem& chain, DType dtype, const ChainTask& task, Pass pass, A*& scratch)
       : chain(chain),
         problem(chain.problem),
@@ -378,10 +346,10 @@ struct ChannelTask {
     if (in_place) {
       value = {operand<const A>(problem.value), problem.value.row};
     } else {
-      copy_rows(problem.value, {0, 1 % problem.length, problem.length}, problem.length, scratch);
-      value = {scratch, row};
+      copied_value = scratch;
       copied_result = scratch + problem.length * row;
       scratch += 2 * problem.length * row;
+      value = {copied_value, row};
     }
     if (chain.residual == Residual::kInitial) initial = value;
     while (near_sweep < chain.sweep_count && chain.sweeps[near_sweep].ring > kNearRows)
@@ -409,9 +377,13 @@ struct ChannelTask {
     });
   }
 
+  // Widens V into scratch.
+  void copy_value() const {
+    copy_rows(problem.value, {0, 1 % problem.length, problem.length}, problem.length, copied_value);
+  }
+
   // Rounds a result that was computed in scratch.
-  void finish() const {
-    if (in_place) return;
+  void round_result() const {
     with_storage<A>(dtype, [&]<typename T>() {
       T* to = operand<T>(problem.result);
       for (int64_t p = 0; p < problem.length; ++p) {
@@ -453,11 +425,33 @@ struct ChannelTask {
     });
   }
 
+  // The rows of V, of the result or of a gradient that they will read or write so.
+  template <bool kWrite>
+  PARAMIXER_INLINE void prefetch_rows(const Operand& rows, const Sweep& sweep, int64_t r) const {
+    Walk walk = {r, sweep.step, problem.length};
+    with_storage<A>(dtype, [&]<typename T>() PARAMIXER_INLINE_LAMBDA {
+      const T* const first = operand<const T>(rows);
+      for (int64_t p = 0; p < sweep.ring; ++p) {
+        prefetch<kWrite>(first + walk.next() * rows.row, width);
+      }
+    });
+  }
+
   // Whether the links of a pair lie in its order in one piece of memory.
   static bool pair_in_order(const Sweep& sweep, int64_t factor, int64_t column) {
     bool in_order = factor == 3 * column && column == 1;
     for (int k = 0; k < 6; ++k) in_order = in_order && sweep.columns[k] == k % 3;
     return in_order;
+  }
+
+  // Six links, widened.
+  template <typename T>
+  static PARAMIXER_INLINE void copy_pair_row(A* to, const T* from) {
+    if constexpr (std::is_same_v<T, A>) {
+      __builtin_memcpy(to, from, 6 * sizeof(A));
+    } else {
+      for (const int k : {0, 2}) store<4>(to + k, load<4>(from + k));
+    }
   }
 
   // Copies the weights of a ring's rows for a sweep to rows of `pitch` elements.
@@ -470,8 +464,8 @@ struct ChannelTask {
                       ? k * weight.column
                       : k / 3 * chain.weight_factor + sweep.columns[k] * weight.column;
     }
-    const bool copies = holds_accumulators() && sweep.factors == 2 &&
-                        pair_in_order(sweep, chain.weight_factor, weight.column);
+    const bool in_order =
+        sweep.factors == 2 && pair_in_order(sweep, chain.weight_factor, weight.column);
     with_storage<A>(dtype, [&]<typename T>() {
       const T* data = static_cast<const T*>(weight.data) + weight_offset(sweep);
       const int64_t ahead = kRowsAhead * sweep.step * weight.row;
@@ -479,8 +473,8 @@ struct ChannelTask {
       for (int64_t p = 0; p < sweep.ring; ++p, to += pitch) {
         const T* from = data + walk.next() * weight.row;
         if (sweep.ring >= kFarRing) prefetch<false>(from + ahead, count);
-        if (copies) {
-          __builtin_memcpy(to, from, 6 * sizeof(A));
+        if (in_order) {
+          copy_pair_row(to, from);
         } else {
           for (int k = 0; k < count; ++k) to[k] = widen(from[column[k]]);
         }
@@ -489,9 +483,10 @@ struct ChannelTask {
   }
 
   // Rows r, r + step, .. of `rows` rows.
-  static Target<A> rows_of(A* data, int64_t row, int64_t r, int64_t step, int64_t ring,
-                           int64_t rows) {
-    Target<A> target = {};
+  template <typename Element>
+  static Target<Element> rows_of(Element* data, int64_t row, int64_t r, int64_t step, int64_t ring,
+                                 int64_t rows) {
+    Target<Element> target = {};
     target.walks = step * ring != rows;
     target.walk = {r * row, step % rows * row, rows * row};
     for (int k = 0; k < 4; ++k) target.row[k] = data + (target.walks ? 0 : (r + k * step) * row);
@@ -501,10 +496,13 @@ struct ChannelTask {
   Target<A> rows_in_order(A* data, int64_t ring) const {
     return rows_of(data, row, 0, 1, ring, ring);
   }
+  template <typename T>
+  Target<T> rows_of_operand(const Operand& to, int64_t r, const Sweep& sweep) const {
+    return rows_of(operand<T>(to), to.row, r, sweep.step, sweep.ring, problem.length);
+  }
   Target<A> rows_of_result(int64_t r, const Sweep& sweep) const {
-    A* const data = in_place ? operand<A>(problem.result) : copied_result;
-    return rows_of(data, in_place ? problem.result.row : row, r, sweep.step, sweep.ring,
-                   problem.length);
+    if (in_place) return rows_of_operand<A>(problem.result, r, sweep);
+    return rows_of(copied_result, row, r, sweep.step, sweep.ring, problem.length);
   }
 
   // Scratch in which the classes of the next sweep lie `class_size` elements behind each other.
@@ -518,10 +516,11 @@ struct ChannelTask {
     return target;
   }
 
-  // One sweep over the ring r: V_m, or V_{m+1} for a pair, from V_{m-1}.
-  template <bool kStream>
-  void apply(const Sweep& sweep, const RingWeights<A>& ring_weights, Rows<const A> input,
-             const Target<A>& to) const {
+  // One sweep over the ring r: V_m, or V_{m+1} for a pair, from V_{m-1}. Pairs alone take storage
+  // types.
+  template <bool kStream, typename From, typename To>
+  void apply(const Sweep& sweep, const RingWeights<A>& ring_weights, Rows<const From> input,
+             const Target<To>& to) const {
     const bool previous = chain.residual == Residual::kPrevious;
     if (sweep.factors == 2) {
       return over_channels<kSlide<A>>(span, [&]<int L>(int64_t c) PARAMIXER_INLINE_LAMBDA {
@@ -532,28 +531,53 @@ struct ChannelTask {
         }
       });
     }
-    gather_ring<kStream>(Direction::kForward, input, ring_weights, sweep.offsets, problem.links,
-                         sweep.ring, span, to, previous ? input : initial);
+    if constexpr (std::is_same_v<From, A> && std::is_same_v<To, A>) {
+      gather_ring<kStream>(Direction::kForward, input, ring_weights, sweep.offsets, problem.links,
+                           sweep.ring, span, to, previous ? input : initial);
+    }
   }
 };
 
 // ---- Forward
 
-template <typename A>
+// T is the storage type.
+template <typename A, typename T>
 struct ForwardTask : ChannelTask<A> {
-  using ChannelTask<A>::ChannelTask, ChannelTask<A>::chain, ChannelTask<A>::row;
+  using ChannelTask<A>::ChannelTask, ChannelTask<A>::chain, ChannelTask<A>::problem;
+  using ChannelTask<A>::row;
   bool stream = false;
+
+  // Everything, with two buffers of a ring at `free`.
+  void run(A* free) const {
+    A* const other = free + problem.length * row;
+    const bool many = chain.sweep_count > 1;
+    const bool reads = many && is_pair(0), writes = many && is_pair(chain.sweep_count - 1);
+    if constexpr (std::is_same_v<A, T>) return run(0, 0, this->value, free, other);
+    if (reads) {
+      const T* const first = this->template operand<const T>(problem.value);
+      run(0, 0, Rows<const T>{first, problem.value.row}, free, other);
+    } else {
+      this->copy_value();
+      run(0, 0, this->value, free, other);
+    }
+    if (!writes) this->round_result();
+  }
+
+ private:
+  bool is_pair(int s) const { return chain.sweeps[s].factors == 2; }
 
   // Everything from sweep s on for the ring r. The sweep's rows go to `here`, those of its classes'
   // sweeps to `other`: both have room for one ring.
-  void run(int s, int64_t r, Rows<const A> input, A* here, A* other) const {
+  template <typename From>
+  void run(int s, int64_t r, Rows<const From> input, A* here, A* other) const {
     const Sweep& sweep = chain.sweeps[s];
-    if (s == this->near_sweep) this->prefetch_weights(sweep, r);
+    if (s == this->near_sweep) {
+      this->prefetch_weights(sweep, r);
+      if (!stream) this->template prefetch_rows<true>(problem.result, sweep, r);
+    }
     const auto weights = this->weights(sweep, r);
-    if (s + 1 == chain.sweep_count) {
-      const auto result = this->rows_of_result(r, sweep);
-      if (stream) return this->template apply<true>(sweep, weights, input, result);
-      return this->template apply<false>(sweep, weights, input, result);
+    if constexpr (std::is_same_v<From, A>) {  // no chain of one sweep reads another type
+      if (s + 1 == chain.sweep_count) return last(sweep, r, weights, input);
     }
     const Deal& deal = sweep.deal;
     const int64_t size = deal.rows * row;
@@ -563,16 +587,28 @@ struct ForwardTask : ChannelTask<A> {
       run(s + 1, r + c * sweep.step, Rows<const A>{rows, row}, other, rows);
     }
   }
+
+  void last(const Sweep& sweep, int64_t r, const RingWeights<A>& weights,
+            Rows<const A> input) const {
+    if constexpr (!std::is_same_v<A, T>) {
+      if (sweep.factors == 2 && chain.sweep_count > 1) {
+        const auto result = this->template rows_of_operand<T>(problem.result, r, sweep);
+        return this->template apply<false>(sweep, weights, input, result);
+      }
+    }
+    const auto result = this->rows_of_result(r, sweep);
+    if (stream) return this->template apply<true>(sweep, weights, input, result);
+    this->template apply<false>(sweep, weights, input, result);
+  }
 };
 
 template <DType kDType, typename A>
 void chain_forward(const ChainProblem& chain, const ChainTask& channels, bool stream,
                    void* scratch) {
   A* free = static_cast<A*>(scratch);
-  ForwardTask<A> task(chain, kDType, channels, Pass::kForward, free);
+  ForwardTask<A, Storage<kDType, A>> task(chain, kDType, channels, Pass::kForward, free);
   task.stream = stream && task.in_place;
-  task.run(0, 0, task.value, free, free + chain.problem.length * task.row);
-  task.finish();
+  task.run(free);
   if (stream) stream_fence();
 }
 

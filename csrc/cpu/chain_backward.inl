@@ -322,20 +322,16 @@ struct BackwardTask : ChannelTask<A> {
     return {to, kPairRow, 1};
   }
 
-  // The rows of a ring that the sweeps from this one on will read and write one by one, far apart.
+  // What the sweeps from this one on will read and write row by row, far apart.
   PARAMIXER_INLINE void prefetch_operands(const Sweep& sweep, int64_t r) const {
     this->prefetch_weights(sweep, r);
+    this->template prefetch_rows<false>(problem.grad, sweep, r);
     Walk walk = {r, sweep.step, problem.length};
     const int64_t links = (chain.factors - sweep.first) * problem.links;
-    A* const first = dots + sweep.first * chain.dots_factor;
-    with_storage<A>(this->dtype, [&]<typename T>() PARAMIXER_INLINE_LAMBDA {
-      const T* const grad = this->template operand<const T>(problem.grad);
-      for (int64_t p = 0; p < sweep.ring; ++p) {
-        const int64_t position = walk.next();
-        prefetch<false>(grad + position * problem.grad.row, this->width);
-        prefetch<true>(first + position * problem.dots.row, links);
-      }
-    });
+    const A* const first = dots + sweep.first * chain.dots_factor;
+    for (int64_t p = 0; p < sweep.ring; ++p) {
+      prefetch<true>(first + walk.next() * problem.dots.row, links);
+    }
   }
 
   // What a pair reads and writes for the tile at p.
@@ -519,6 +515,7 @@ void chain_backward(const ChainProblem& chain, const ChainTask& channels, bool, 
   const Problem& problem = chain.problem;
   A* free = static_cast<A*>(scratch);
   BackwardTask<A> task(chain, kDType, channels, Pass::kBackward, free);
+  if (!task.in_place) task.copy_value();
   task.dots = static_cast<A*>(problem.dots.data) + batch_offset(problem, problem.dots, task.batch);
   if (chain.residual == Residual::kInitial) {
     task.initial_grad = free;
@@ -536,7 +533,7 @@ void chain_backward(const ChainProblem& chain, const ChainTask& channels, bool, 
     gradients.next = task.take(free, problem.length);
   }
   task.run(0, 0, task.value, task.rows_of_result(0, chain.sweeps[0]), gradients, free);
-  task.finish();
+  if (!task.in_place) task.round_result();
 }
 
 }  // namespace

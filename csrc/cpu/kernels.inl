@@ -37,9 +37,10 @@ constexpr int kBlocks = 4;
 template <typename T>
 constexpr int kWidest = 64 / sizeof(Accumulate<T>);
 
-// Rows of narrow blocks that go through the loop over links together.
+// Rows that go through the loop over links together: their sums fill the registers, and whatever
+// waits for a cache leaves enough others to go on with.
 template <typename T, int L>
-constexpr int kRowsAtOnce = L < kWidest<T> ? 4 : 1;
+constexpr int kRowsAtOnce = L < kWidest<T> || kVectorBytes == 64 ? 4 : 1;
 
 // Rows are prefetched so far ahead. The hardware's prefetchers lose every stream at the end of a
 // page of 4 KiB, and a factor reads up to 2 K streams.
@@ -86,6 +87,17 @@ PARAMIXER_INLINE void find_stretch(const int64_t* offsets, int links, int64_t le
   stretch.end = end;
 }
 
+// Brings `count` elements into the second-level cache; an address outside an operand does no harm.
+// (A function that does nothing else must be inlined: the compiler would drop calls of it.)
+template <bool kWrite, typename T>
+PARAMIXER_INLINE void prefetch(const T* data, int64_t count) {
+  const uintptr_t end = reinterpret_cast<uintptr_t>(data + count);
+  for (uintptr_t line = reinterpret_cast<uintptr_t>(data) & ~uintptr_t{kLineBytes - 1}; line < end;
+       line += kLineBytes) {
+    __builtin_prefetch(reinterpret_cast<const void*>(line), kWrite, /*locality=*/2);
+  }
+}
+
 // Brings the rows that a stretch is about to read into the second-level cache: those of the link
 // that goes ahead. The others follow on rows that were read before.
 template <typename T>
@@ -99,19 +111,19 @@ class Prefetch {
     }
     const bool wanted = stretch.begin + lead + ahead < problem.length;
     channels_ = wanted ? problem.channels : 0;
+    row_ = row;
     distance_ = (lead + ahead) * row;
   }
 
-  // For the row at `own`. An address outside the operand does no harm.
-  PARAMIXER_INLINE void operator()(const T* own) const {
-    constexpr int kLine = kLineBytes / int(sizeof(T));
-    for (int64_t c = 0; c < channels_; c += kLine) {
-      __builtin_prefetch(own + distance_ + c, /*rw=*/0, /*locality=*/2);
-    }
+  // For the rows from `own` on.
+  template <int kRows>
+  PARAMIXER_INLINE void rows(const T* own) const {
+    for (int r = 0; r < kRows; ++r) prefetch<false>(own + distance_ + r * row_, channels_);
   }
 
  private:
   int64_t channels_;
+  int64_t row_;
   int64_t distance_;
 };
 
@@ -176,81 +188,107 @@ PARAMIXER_INLINE void for_each_stretch(const Problem& problem, Direction directi
 
 // ---- mix and mix_transpose: result row = sum over links of weight * source row
 
+// Where the sums of a row, and of the rows behind it, find their operands.
+template <typename T>
+struct Gather {
+  const T* weight;
+  int64_t weight_row;
+  const T* source;
+  int64_t source_row;
+  int links;
+  const T* plus = nullptr;  // added to the sum, where it is given
+  int64_t plus_row = 0;
+  LinkDistances distance;
+
+  PARAMIXER_INLINE void set_distances(const Stretch& stretch, Direction direction,
+                                      int64_t weight_column) {
+    for (int k = 0; k < links; ++k) {
+      const int64_t weight_rows = direction == Direction::kForward ? 0 : stretch.shift[k];
+      distance.value[k] = stretch.shift[k] * source_row;
+      distance.weight[k] = weight_rows * weight_row + k * weight_column;
+    }
+  }
+
+  PARAMIXER_INLINE void advance(int rows) {
+    weight += rows * weight_row;
+    source += rows * source_row;
+    if (plus != nullptr) plus += rows * plus_row;
+  }
+
+  // kCount blocks of each row from channel c on, next to each other but for the last one, which
+  // starts `last` channels after c. Row r goes to to(r).
+  template <bool kStream, int L, int kRows, int kCount, typename To>
+  PARAMIXER_INLINE void blocks(int64_t c, int64_t last, const To& to) const {
+    const auto start = [&](int b) { return b + 1 < kCount ? b * L : last; };
+    Lanes<T, L> sum[kRows][kCount];
+    for (int r = 0; r < kRows; ++r) {
+      for (int b = 0; b < kCount; ++b) sum[r][b] = Lanes<T, L>::zero();
+    }
+    for (int k = 0; k < links; ++k) {
+      const T* factor = weight + distance.weight[k];
+      const T* from = source + distance.value[k] + c;
+      for (int r = 0; r < kRows; ++r) {
+        const auto wide_factor = widen(factor[r * weight_row]);
+        for (int b = 0; b < kCount; ++b) {
+          sum[r][b].add_scaled(wide_factor, Lanes<T, L>::read(from + r * source_row + start(b)));
+        }
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int b = 0; b < kCount; ++b) {
+        if (plus != nullptr) sum[r][b].add(Lanes<T, L>::read(plus + r * plus_row + c + start(b)));
+        if constexpr (kStream && L == kWidest<T>) {
+          sum[r][b].write_past_caches(to(r) + c + start(b));
+        } else {
+          sum[r][b].write(to(r) + c + start(b));
+        }
+      }
+    }
+  }
+
+  // All channels of kRows rows: kRest blocks, the last one laid over the one before it, follow
+  // those that fill groups of kBlocks.
+  template <bool kStream, int L, int kRest, int kRows, typename To>
+  PARAMIXER_INLINE void rows(int64_t channels, const To& to) const {
+    int64_t c = 0;
+    if constexpr (L == kWidest<T>) {
+      for (; c + kBlocks * L <= channels; c += kBlocks * L) {
+        blocks<kStream, L, kRows, kBlocks>(c, (kBlocks - 1) * L, to);
+      }
+    }
+    if constexpr (kRest > 0) blocks<kStream, L, kRows, kRest>(c, channels - L - c, to);
+  }
+};
+
 template <typename T, int L, int kRest, bool kStream>
 class GatherSweep {
  public:
   PARAMIXER_INLINE GatherSweep(const Problem& problem, Direction direction, const Operand& source,
                                int64_t batch, const Stretch& stretch, int64_t ahead)
       : problem_(problem),
-        source_row_(source.row),
         result_(row_of<T>(problem, problem.result, batch, stretch.begin)),
-        weight_(row_of<const T>(problem, problem.weight, batch, stretch.begin)),
-        source_(row_of<const T>(problem, source, batch, stretch.begin)),
+        gather_{.weight = row_of<const T>(problem, problem.weight, batch, stretch.begin),
+                .weight_row = problem.weight.row,
+                .source = row_of<const T>(problem, source, batch, stretch.begin),
+                .source_row = source.row,
+                .links = problem.links},
         prefetch_(problem, stretch, ahead, source.row) {
-    for (int k = 0; k < problem.links; ++k) {
-      const int64_t weight_rows = direction == Direction::kForward ? 0 : stretch.shift[k];
-      distance_.value[k] = stretch.shift[k] * source.row;
-      distance_.weight[k] = weight_rows * problem.weight.row + k * problem.weight.column;
-    }
+    gather_.set_distances(stretch, direction, problem.weight.column);
   }
 
-  // kRest blocks, the last one laid over the one before it, follow the channels that fill groups of
-  // kBlocks.
   template <int kRows>
   PARAMIXER_INLINE void next_rows() {
-    const int64_t channels = problem_.channels;
-    int64_t c = 0;
-    if constexpr (L == kWidest<T>) {
-      static_assert(kRows == 1);
-      prefetch_(source_);
-      for (; c + kBlocks * L <= channels; c += kBlocks * L) {
-        gather_blocks<kRows, kBlocks>(c, (kBlocks - 1) * L);
-      }
-    }
-    if constexpr (kRest > 0) gather_blocks<kRows, kRest>(c, channels - L - c);
+    if constexpr (L == kWidest<T>) prefetch_.template rows<kRows>(gather_.source);
+    gather_.template rows<kStream, L, kRest, kRows>(
+        problem_.channels, [&](int r) { return result_ + r * problem_.result.row; });
     result_ += kRows * problem_.result.row;
-    weight_ += kRows * problem_.weight.row;
-    source_ += kRows * source_row_;
+    gather_.advance(kRows);
   }
 
  private:
-  // kCount blocks of each row from channel c on, next to each other but for the last one, which
-  // starts `last` channels after c.
-  template <int kRows, int kCount>
-  PARAMIXER_INLINE void gather_blocks(int64_t c, int64_t last) {
-    const auto start = [&](int b) { return c + (b + 1 < kCount ? b * L : last); };
-    Lanes<T, L> sum[kRows][kCount];
-    for (int r = 0; r < kRows; ++r) {
-      for (int b = 0; b < kCount; ++b) sum[r][b] = Lanes<T, L>::zero();
-    }
-    for (int k = 0; k < problem_.links; ++k) {
-      const T* weight = weight_ + distance_.weight[k];
-      const T* from = source_ + distance_.value[k];
-      for (int r = 0; r < kRows; ++r) {
-        const auto factor = widen(weight[r * problem_.weight.row]);
-        for (int b = 0; b < kCount; ++b) {
-          sum[r][b].add_scaled(factor, Lanes<T, L>::read(from + r * source_row_ + start(b)));
-        }
-      }
-    }
-    for (int r = 0; r < kRows; ++r) {
-      for (int b = 0; b < kCount; ++b) {
-        T* to = result_ + r * problem_.result.row + start(b);
-        if constexpr (kStream) {
-          sum[r][b].write_past_caches(to);
-        } else {
-          sum[r][b].write(to);
-        }
-      }
-    }
-  }
-
   const Problem& problem_;
-  const int64_t source_row_;
   T* result_;
-  const T* weight_;
-  const T* source_;
-  LinkDistances distance_;
+  Gather<T> gather_;
   Prefetch<T> prefetch_;
 };
 
@@ -330,7 +368,7 @@ class DotSweep {
 
   template <int kRows>
   PARAMIXER_INLINE void next_rows() {
-    if constexpr (L == kWidest<T>) prefetch_(value_);
+    if constexpr (L == kWidest<T>) prefetch_.template rows<kRows>(value_);
     int k = 0;
     for (; k + 4 <= problem_.links; k += 4) dot_links<kRows, 4>(k);
     if (problem_.links - k == 3) {
