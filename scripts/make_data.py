@@ -34,15 +34,16 @@ try:
         TimeRemainingColumn,
     )
     from rich.table import Table
-    from rich.text import Text
 except ModuleNotFoundError as error:
     sys.exit(f"make_data: the package {error.name} is missing. Run: pip install paramixer[train]")
 except ImportError as error:
     sys.exit(f"make_data: {error}")
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
+MOST_ROWS = 3  # of a summary
 SHOWN_SAMPLES = 3
 SHOWN_WIDTH = 100
+SHADES = " .:-=+*#@"  # from black to white
 
 console = Console()
 
@@ -125,7 +126,7 @@ def make_listops(arguments: argparse.Namespace) -> None:
             threads=arguments.threads,
             progress=progress,
         )
-    summarize(record, listops.CLASSES)
+    summarize(record)
     show_expressions(record.folder / listops.FILES[-1])
 
 
@@ -143,7 +144,7 @@ def make_pathfinder(arguments: argparse.Namespace) -> None:
                 threads=arguments.threads,
                 progress=progress,
             )
-        summarize(record, pathfinder.CLASSES)
+        summarize(record)
         if arguments.count > 0:
             show_pictures(record.folder)
 
@@ -163,34 +164,26 @@ def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda samples: progress.advance(task, samples)
 
 
-def summarize(record: Record, classes: int) -> None:
-    """Prints counts, lengths and label shares; many files of one kind become one row."""
-    table = Table(title=str(record.folder))
-    shares = [f"label {label}" for label in range(classes)]
-    for column in ("file", "samples", "tokens: mean", "median", "range", *shares):
-        table.add_column(column, justify="left" if column == "file" else "right")
+def summarize(record: Record) -> None:
+    """Prints counts, lengths and label shares; many files become one row."""
     parts = record.parts
-    if len(parts) > len(listops.FILES):
-        table.add_row(*summary_row(f"{len(parts)} metadata files", list(parts.values())))
-    else:
-        for name, facts in parts.items():
-            table.add_row(*summary_row(name, [facts]))
+    if len(parts) > MOST_ROWS:
+        names = ("samples", "labels")
+        sums = {name: sum(np.array(part[name]) for part in parts.values()) for name in names}
+        parts = {f"{len(parts)} files": sums}
+    table = Table("file", "samples", "tokens", "share of each label, %", title=str(record.folder))
+    for name, part in parts.items():
+        shares = 100 * np.array(part["labels"]) / max(part["samples"], 1)
+        told = " ".join(f"{share:.1f}" for share in shares)
+        table.add_row(name, f"{part['samples']:,}", lengths(part), told)
     console.print(table)
 
 
-def summary_row(name: str, facts: list[dict]) -> list[str]:
-    """Name, samples, three facts on lengths, and label shares."""
-    samples = sum(fact["samples"] for fact in facts)
-    labels = np.sum([fact["labels"] for fact in facts], axis=0)
-    lengths = facts[0].get("lengths")
-    told = ["", "", ""]
-    if lengths is not None:
-        told = [
-            f"{lengths['mean']:.1f}",
-            f"{lengths['median']:.0f}",
-            f"{lengths['least']} - {lengths['most']}",
-        ]
-    return [name, f"{samples:,}", *told, *(f"{n / max(samples, 1):.1%}" for n in labels)]
+def lengths(part: dict) -> str:
+    """Range, mean and median of the lengths in a file, where they differ."""
+    if "lengths" not in part:
+        return "-"
+    return "{least} - {most}, mean {mean:.0f}, median {median:.0f}".format(**part["lengths"])
 
 
 def show_expressions(path: Path) -> None:
@@ -201,27 +194,23 @@ def show_expressions(path: Path) -> None:
             expression = listops.decode(source)
             if len(expression) > SHOWN_WIDTH:
                 expression = f"{expression[:SHOWN_WIDTH]} .. ({len(expression.split())} tokens)"
-            console.print(f"{expression} = {label}", markup=False, highlight=False)
+            print(f"{expression} = {label}")
 
 
 def show_pictures(folder: Path) -> None:
-    """Prints the first pictures of a Pathfinder folder, two pixels a character."""
+    """Prints the first pictures of a Pathfinder folder in characters."""
     rows = (folder / "metadata" / "0.npy").read_text().splitlines()[:SHOWN_SAMPLES]
     for directory, name, _, label, *_ in (row.split() for row in rows):
-        image = Image.open(folder / directory / name)
-        image.thumbnail((64, 64), Image.Resampling.LANCZOS)
-        console.print(f"{directory}/{name}: label {label}", highlight=False)
-        console.print(blocks(np.asarray(image)), end="")
+        with Image.open(folder / directory / name) as image:
+            image.thumbnail((64, 64), Image.Resampling.LANCZOS)
+            print(f"{directory}/{name}, label {label}:\n{characters(np.asarray(image))}")
 
 
-def blocks(pixels: np.ndarray) -> Text:
-    """A grey picture (2 h, w) as h lines of half blocks."""
-    text = Text()
-    for upper, lower in zip(pixels[0::2], pixels[1::2], strict=True):
-        for top, bottom in zip(upper, lower, strict=True):
-            text.append("▀", style=f"rgb({top},{top},{top}) on rgb({bottom},{bottom},{bottom})")
-        text.append("\n")
-    return text
+def characters(pixels: np.ndarray) -> str:
+    """A grey picture (2 h, w) as h lines of w characters, about as high as wide."""
+    brightest = pixels.reshape(-1, 2, pixels.shape[1]).max(axis=1)
+    shades = np.array(list(SHADES))[brightest.astype(int) * len(SHADES) // 256]
+    return "\n".join("".join(row) for row in shades)
 
 
 if __name__ == "__main__":
