@@ -4,6 +4,7 @@
     python scripts/make_data.py listops --preset mini
     python scripts/make_data.py pathfinder --size 32          # 200,000 of each difficulty
     python scripts/make_data.py pathfinder --size 128 --difficulty hard      # Path-X
+    python scripts/make_data.py speed                         # of the generators; writes nothing
 
 What is complete is kept: after Ctrl-C, or worse, the same command goes on. The same seed gives the
 same data everywhere.
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +26,7 @@ try:
     import numpy as np
     from paramixer.tasks import listops, pathfinder
     from paramixer.tasks.files import Record
+    from paramixer.tasks.generators import processors
     from PIL import Image
     from rich.console import Console
     from rich.progress import (
@@ -68,6 +72,7 @@ def parse() -> argparse.Namespace:
     tasks = parser.add_subparsers(required=True, metavar="TASK")
     for add in (add_listops, add_pathfinder):
         add(tasks)
+    tasks.add_parser("speed", help="of the generators").set_defaults(make=show_speed)
     return parser.parse_args()
 
 
@@ -164,6 +169,28 @@ def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda samples: progress.advance(task, samples)
 
 
+def show_speed(_: argparse.Namespace) -> None:
+    """Prints how many samples a second the generators make; nothing is written."""
+    table = Table("samples a second", *pathfinder.FOLDERS, title=f"{processors()} processors")
+    table.add_row("listops", "", "", speed(listops.generate, 20_000))
+    for size in pathfinder.SIZES:
+        cells = []
+        for difficulty in pathfinder.FOLDERS:
+            make = partial(pathfinder.generate, options=pathfinder.options(size, difficulty))
+            cells.append(speed(make, 2000 if size <= 32 else 100))
+        table.add_row(f"pathfinder {size}", *cells)
+    console.print(table)
+
+
+def speed(make: Callable, count: int) -> str:
+    """Samples a second over at least a second, as text."""
+    start, samples = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < 1:
+        make(count, first=samples)
+        samples += count
+    return f"{samples / elapsed:,.0f}"
+
+
 def summarize(record: Record) -> None:
     """Prints counts, lengths and label shares; many files become one row."""
     parts = record.parts
@@ -193,7 +220,9 @@ def show_expressions(path: Path) -> None:
             source, label = row.rstrip().split("\t")
             expression = listops.decode(source)
             if len(expression) > SHOWN_WIDTH:
-                expression = f"{expression[:SHOWN_WIDTH]} .. ({len(expression.split())} tokens)"
+                expression = (
+                    f"{expression[:SHOWN_WIDTH].rstrip()} .. ({len(expression.split())} tokens)"
+                )
             print(f"{expression} = {label}")
 
 
