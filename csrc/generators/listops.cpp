@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "generators/parallel.h"
 #include "generators/random.h"
@@ -208,8 +209,8 @@ int evaluate_listops(std::span<const uint8_t> tokens) {
     uint8_t operation;
     size_t first;  // of its values
   };
-  static thread_local std::vector<Open> open;
-  static thread_local std::vector<uint8_t> values;
+  static thread_local std::pair<std::vector<Open>, std::vector<uint8_t>> scratch;
+  auto& [open, values] = scratch;
   open.clear();
   values.clear();
   for (const uint8_t token : tokens) {
