@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "bindings/generators.h"
 #include "cpu/chain_options.h"
 #include "paramixer/build_info.h"
 
@@ -49,4 +50,6 @@ PYBIND11_MODULE(_C, m) {
         "The passes of the CPU kernels over the rows of a chain.");
   m.def("chain_group", &chain_group, "dtype"_a,
         "The most channels that the CPU kernels take through a chain together.");
+
+  bind_generators(m);
 }
