@@ -19,7 +19,8 @@ using Bytes = std::vector<unsigned char>;
 template <typename T>
 Bytes emulate(Instance<T>& instance, Kernel kernel, const LaunchShape& shape, simt::Order order) {
   instance.poison_outputs();
-  const simt::Config config{.grid = {static_cast<unsigned>(shape.blocks)},
+  const simt::Config config{.name = name_of(kernel),
+                            .grid = {static_cast<unsigned>(shape.blocks)},
                             .block = {static_cast<unsigned>(shape.threads)},
                             .order = order};
   cuda::with_kernel<T>(kernel, instance.problem(), shape, [&](auto function, auto arguments) {

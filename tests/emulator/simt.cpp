@@ -1,150 +1,50 @@
 #include "simt.h"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <exception>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <random>
-#include <string>
-#include <vector>
+#include <span>
+#include <thread>
+#include <utility>
 
-#if !defined(__x86_64__)
-#include <ucontext.h>
-#endif
+#include "fiber.h"
+#include "shared_memory.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
 #endif
 
-simt::Dim3 threadIdx, blockIdx, blockDim, gridDim;
+constinit thread_local simt::Dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-namespace simt::detail {
+namespace simt {
 namespace {
 
-constexpr unsigned kWarp = 32;
+using detail::AsyncCopies;
+using detail::Collective;
+
 constexpr unsigned kMaxThreads = 1024;
-constexpr std::size_t kStackBytes = 64 * 1024;
-constexpr std::size_t kSharedAlignment = 128;
-
-// ---- contexts: two ways to leave one stack and continue on another
-
-#if defined(__x86_64__)
-
-// Saves what the calling convention asks a function to preserve, and the stack pointer with it.
-extern "C" void simt_switch(void** save, void* resume);
-asm(R"(
-.text
-.globl simt_switch
-.type simt_switch, @function
-simt_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-.size simt_switch, .-simt_switch
-)");
-
-class Context {
- public:
-  void start(char* stack, void (*entry)()) {
-    constexpr int kSavedRegisters = 6;
-    // `ret` finds the entry here and leaves the stack as a call would: a multiple of 16, less 8.
-    void** top = reinterpret_cast<void**>(stack + kStackBytes - 16);
-    *top = reinterpret_cast<void*>(entry);
-    stack_pointer_ = top - kSavedRegisters;
-    std::fill(top - kSavedRegisters, top, nullptr);
-  }
-  void switch_to(Context& other) { simt_switch(&stack_pointer_, other.stack_pointer_); }
-
- private:
-  void* stack_pointer_ = nullptr;
-};
-
+constexpr unsigned kMaxGridYZ = 65535;
+constexpr int kBarriers = 16;
+// Fewer do not pay for starting an OS thread.
+constexpr std::uint64_t kBlocksPerWorker = 8;
+#if defined(SIMT_THREAD_SANITIZER)
+constexpr bool kThreadSanitizer = true;
 #else
-
-class Context {
- public:
-  void start(char* stack, void (*entry)()) {
-    getcontext(&context_);
-    context_.uc_stack.ss_sp = stack;
-    context_.uc_stack.ss_size = kStackBytes;
-    context_.uc_link = nullptr;
-    makecontext(&context_, entry, 0);
-  }
-  void switch_to(Context& other) { swapcontext(&context_, &other.context_); }
-
- private:
-  ucontext_t context_;
-};
-
+constexpr bool kThreadSanitizer = false;
 #endif
 
-// ---- one block
-
-enum class State { kReady, kBarrier, kShuffle, kExited };
-
-struct Thread {
-  Context context;
-  Dim3 index;
-  State state;
-  std::source_location where;  // of the barrier or shuffle it waits at
-  unsigned shuffles;           // met so far
-};
-
-struct Warp {
-  // Two sets of slots take turns, so that a fast lane's next value cannot overwrite one not yet
-  // read.
-  alignas(kLaneBytes) char slots[2][kWarp][kLaneBytes];
-};
-
-struct Block {
-  const std::function<void()>* kernel = nullptr;
-  Context scheduler;
-  std::vector<Thread> threads;
-  std::vector<Warp> warps;
-  unsigned current = 0;
-  std::string error;  // set by a thread that cannot go on
-  std::vector<char> dynamic_memory;
-  std::map<const void*, std::vector<char>> static_memory;
-};
-
-Block* block = nullptr;
-
-char* align(std::vector<char>& memory) {
-  void* start = memory.data();
-  std::size_t space = memory.size();
-  return static_cast<char*>(std::align(kSharedAlignment, 0, start, space));
-}
-
-// All bits set is a NaN in every floating-point type.
-void poison(std::vector<char>& memory) { std::fill(memory.begin(), memory.end(), '\xff'); }
-
-Thread& current_thread() { return block->threads[block->current]; }
-
-void leave(State state) {
-  Thread& thread = current_thread();
-  thread.state = state;
-  thread.context.switch_to(block->scheduler);
-}
-
-void fail(const std::string& message) {
-  block->error = message;
-  leave(State::kExited);
-}
-
-void enter() {
-  (*block->kernel)();
-  leave(State::kExited);
+std::string describe(const Dim3& index) {
+  return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " +
+         std::to_string(index.z) + ")";
 }
 
 std::string describe(const std::source_location& where) {
@@ -152,160 +52,555 @@ std::string describe(const std::source_location& where) {
   return file.substr(file.rfind('/') + 1) + ":" + std::to_string(where.line());
 }
 
-bool same_place(const std::source_location& a, const std::source_location& b) {
-  return a.line() == b.line() && a.column() == b.column() &&
-         std::strcmp(a.file_name(), b.file_name()) == 0;
+std::string hexadecimal(unsigned mask) {
+  char text[11];
+  std::snprintf(text, sizeof(text), "0x%08x", mask);
+  return text;
 }
 
-// "barrier at f.cuh:7 (32 threads, first 0), exited (1 thread, first 31)"
-std::string describe_threads() {
-  std::map<std::string, std::pair<unsigned, unsigned>> groups;  // place to (count, first)
-  for (unsigned t = 0; t < block->threads.size(); ++t) {
-    const Thread& thread = block->threads[t];
+bool same_place(const std::source_location& a, const std::source_location& b) {
+  return a.line() == b.line() && a.column() == b.column() &&
+         (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0);
+}
+
+std::uint64_t count_of(const Dim3& size) { return std::uint64_t{size.x} * size.y * size.z; }
+
+Dim3 index_in(const Dim3& size, std::uint64_t i) {
+  return {static_cast<unsigned>(i % size.x), static_cast<unsigned>(i / size.x % size.y),
+          static_cast<unsigned>(i / size.x / size.y)};
+}
+
+// ---- one block
+
+enum class State { kReady, kAtBarrier, kInCollective, kExited };
+
+struct Thread {
+  Fiber fiber;
+  unsigned number = 0;  // in the block
+  Dim3 index;
+  State state = State::kReady;
+  std::source_location where;  // of what it waits for
+  int barrier = 0;             // while kAtBarrier; 0 is __syncthreads'
+  unsigned barrier_threads = 0;
+  const Collective* collective = nullptr;  // while kInCollective
+  AsyncCopies copies;
+  std::exception_ptr error;
+};
+
+using Group = std::vector<Thread*>;
+
+// Runs blocks of one launch, one after another, on one OS thread. Kept from launch to launch,
+// because touching the fresh memory of stacks costs more than a small kernel.
+class Block {
+ public:
+  // Before the first block of a launch, and after the last.
+  void begin(const Config& config, const std::function<void()>& kernel);
+  void end() { Fiber::host_acquires(this); }
+  // Throws what a thread has thrown, or an Error of the whole block.
+  void run(std::uint64_t number);
+
+  std::string describe_block() const;
+  std::string describe_thread() const;
+  Thread& current() { return *current_; }
+  SharedMemory& shared() { return shared_; }
+  // Both for the current thread, which goes on when the others have come.
+  void wait_at_barrier(int id, unsigned threads, const std::source_location& where);
+  void meet(const Collective& collective);
+
+ private:
+  static void run_kernel();
+  void start_threads();
+  void finish_threads();
+  void set_order(std::span<unsigned> sequence);
+  bool run_warp(unsigned first);
+  void run_thread(Thread& thread);
+  bool all_lanes_wait(const Collective& collective) const;
+  bool release_barriers();
+  bool release_named_barrier(int id, const Group& group);
+  static void synchronise(const Group& group);
+  std::string describe_waiting() const;
+
+  const Config* config_ = nullptr;
+  const std::function<void()>* kernel_ = nullptr;
+  std::vector<std::unique_ptr<Thread>> all_threads_;  // as many as any launch has needed
+  std::span<std::unique_ptr<Thread>> threads_;        // of this launch
+  Thread* current_ = nullptr;
+  SharedMemory shared_;
+  std::minstd_rand random_;
+  std::vector<unsigned> warp_order_;  // first threads
+  std::array<unsigned, kWarp> lane_order_{};
+  unsigned exited_ = 0;
+  char start_ = 0;  // its address stands for the start of the launch
+};
+
+// The block that this OS thread runs.
+thread_local Block* block = nullptr;
+
+void Block::begin(const Config& config, const std::function<void()>& kernel) {
+  config_ = &config;
+  kernel_ = &kernel;
+  const std::size_t count = count_of(config.block);
+  while (all_threads_.size() < count) all_threads_.push_back(std::make_unique<Thread>());
+  threads_ = std::span(all_threads_).first(count);
+  for (unsigned t = 0; t < count; ++t) {
+    threads_[t]->number = t;
+    threads_[t]->index = index_in(config.block, t);
+  }
+  warp_order_.resize(count / kWarp);
+  for (unsigned w = 0; w < warp_order_.size(); ++w) warp_order_[w] = w * kWarp;
+  set_order(warp_order_);
+  std::iota(lane_order_.begin(), lane_order_.end(), 0u);
+  set_order(lane_order_);
+  shared_.reset(config.shared_bytes);
+  Fiber::host_releases(&start_);
+}
+
+void Block::set_order(std::span<unsigned> sequence) {
+  if (config_->order == Order::kReverse) std::reverse(sequence.begin(), sequence.end());
+}
+
+void Block::run(std::uint64_t number) {
+  blockIdx = index_in(config_->grid, number);
+  random_.seed(static_cast<unsigned>(config_->seed + 7919 * number));
+  shared_.poison();
+  start_threads();
+  while (exited_ < threads_.size()) {
+    if (config_->order == Order::kRandom) {
+      std::shuffle(warp_order_.begin(), warp_order_.end(), random_);
+    }
+    bool progress = false;
+    for (const unsigned first : warp_order_) progress |= run_warp(first);
+    progress |= release_barriers();
+    if (!progress) {
+      throw Error(
+          describe_block() +
+          ": divergent barrier or collective, the threads wait for ever: " + describe_waiting());
+    }
+  }
+  finish_threads();
+}
+
+void Block::start_threads() {
+  exited_ = 0;
+  for (const auto& thread : threads_) {
+    thread->state = State::kReady;
+    thread->fiber.start(&run_kernel);
+    if (kThreadSanitizer) {
+      thread->fiber.acquire(&start_);
+      thread->fiber.acquire(this);
+      current_ = thread.get();
+      thread->fiber.set_name(describe_thread());
+    }
+  }
+}
+
+// The next user of these stacks and this memory comes later.
+void Block::finish_threads() {
+  current_ = nullptr;
+  if (!kThreadSanitizer) return;
+  for (const auto& thread : threads_) thread->fiber.release(this);
+}
+
+void Block::run_kernel() {
+  Thread& thread = block->current();
+  try {
+    (*block->kernel_)();
+    const AsyncCopies& copies = thread.copies;
+    if (!copies.groups.empty() || !copies.open.empty()) {
+      const bool committed = copies.open.empty();
+      const auto& pending = committed ? copies.groups.front() : copies.open;
+      detail::fail(std::string("exits while a cp_async is pending that nobody ") +
+                       (committed ? "waits for" : "commits to a group"),
+                   pending.empty() ? thread.where : pending.front().where);
+    }
+  } catch (const Error&) {
+    thread.error = std::current_exception();
+  } catch (const std::exception& error) {
+    thread.error = std::make_exception_ptr(Error(here() + ": " + error.what()));
+  } catch (...) {
+    thread.error = std::current_exception();
+  }
+  thread.state = State::kExited;
+}
+
+void Block::run_thread(Thread& thread) {
+  current_ = &thread;
+  threadIdx = thread.index;
+  thread.fiber.resume();
+  if (thread.error) std::rethrow_exception(std::exchange(thread.error, nullptr));
+  if (const char* name = shared_.damaged()) {
+    throw Error(describe_thread() + ": out of bounds: wrote beside the shared array " + name);
+  }
+  if (thread.state == State::kExited) ++exited_;
+}
+
+// Runs a warp as far as it comes without the others (in random order, not always as far), so that
+// warps drift apart as they may on the device.
+bool Block::run_warp(unsigned first) {
+  bool progress = false, pass = true;
+  while (pass) {
+    pass = false;
+    if (config_->order == Order::kRandom) {
+      std::shuffle(lane_order_.begin(), lane_order_.end(), random_);
+    }
+    for (const unsigned lane : lane_order_) {
+      Thread& thread = *threads_[first + lane];
+      if (thread.state != State::kReady) continue;
+      run_thread(thread);
+      pass = progress = true;
+    }
+    if (config_->order == Order::kRandom && random_() % 2) break;
+  }
+  return progress;
+}
+
+// Everything that the threads of the group have done happens before everything they will do. A
+// thread's address stands for the meetings it leads: whoever leads has taken part in the earlier
+// ones, so no order is claimed that is not there.
+void Block::synchronise(const Group& group) {
+  if (kThreadSanitizer) {
+    void* const meeting = group.front();
+    for (Thread* thread : group) thread->fiber.release(meeting);
+    for (Thread* thread : group) thread->fiber.acquire(meeting);
+  }
+  for (Thread* thread : group) thread->state = State::kReady;
+}
+
+void Block::wait_at_barrier(int id, unsigned threads, const std::source_location& where) {
+  Thread& thread = current();
+  thread.state = State::kAtBarrier;
+  thread.where = where;
+  thread.barrier = id;
+  thread.barrier_threads = threads;
+  thread.fiber.pause();
+}
+
+// The lane that comes last exchanges the operands, as one of the group and on its own stack, so
+// that sanitizers see one of the group do it.
+void Block::meet(const Collective& collective) {
+  Thread& thread = current();
+  thread.state = State::kInCollective;
+  thread.where = collective.where;
+  thread.collective = &collective;
+  if (!all_lanes_wait(collective)) {
+    thread.fiber.pause();
+    return;
+  }
+
+  Group group;
+  std::array<void*, kWarp> operands{};
+  const unsigned first = thread.number / kWarp * kWarp;
+  for (unsigned lane = 0; lane < kWarp; ++lane) {
+    if (!(collective.mask >> lane & 1)) continue;
+    group.push_back(threads_[first + lane].get());
+    operands[lane] = group.back()->collective->operand;
+  }
+  synchronise(group);
+  collective.exchange(operands.data());
+  synchronise(group);
+}
+
+// All lanes of the mask have come to this place with this mask.
+bool Block::all_lanes_wait(const Collective& collective) const {
+  const unsigned first = current_->number / kWarp * kWarp;
+  // The next lane is the one least likely to be there.
+  for (unsigned i = 1; i < kWarp; ++i) {
+    const unsigned lane = (current_->number + i) % kWarp;
+    if (!(collective.mask >> lane & 1)) continue;
+    const Thread& other = *threads_[first + lane];
+    if (other.state != State::kInCollective || other.collective->mask != collective.mask ||
+        !same_place(other.where, collective.where)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool Block::release_barriers() {
+  std::array<Group, kBarriers> groups;
+  bool one_place = true;
+  for (const auto& thread : threads_) {
+    if (thread->state != State::kAtBarrier) continue;
+    Group& group = groups[static_cast<unsigned>(thread->barrier)];
+    group.push_back(thread.get());
+    if (thread->barrier == 0) one_place &= same_place(thread->where, group.front()->where);
+  }
+  bool released = false;
+  if (groups[0].size() == threads_.size() && one_place) {
+    synchronise(groups[0]);
+    released = true;
+  }
+  for (int id = 1; id < kBarriers; ++id) released |= release_named_barrier(id, groups[id]);
+  return released;
+}
+
+bool Block::release_named_barrier(int id, const Group& group) {
+  if (group.empty()) return false;
+  const unsigned expected = group.front()->barrier_threads;
+  const bool agree = std::all_of(group.begin(), group.end(), [&](const Thread* thread) {
+    return thread->barrier_threads == expected;
+  });
+  if (!agree || group.size() > expected) {
+    throw Error(
+        describe_block() + ": barrier " + std::to_string(id) +
+        " is met with different numbers of threads, or by more than that: " + describe_waiting());
+  }
+  if (group.size() < expected) return false;
+  for (std::size_t i = 0; i < group.size(); i += kWarp) {
+    if (group[i]->number % kWarp != 0 ||
+        group[i + kWarp - 1]->number != group[i]->number + kWarp - 1) {
+      throw Error(describe_block() + ": barrier " + std::to_string(id) +
+                  " is met by a part of a warp: " + describe_waiting());
+    }
+  }
+  synchronise(group);
+  return true;
+}
+
+std::string Block::describe_block() const {
+  return std::string("kernel ") + config_->name + ", block " + describe(blockIdx);
+}
+
+std::string Block::describe_thread() const {
+  return describe_block() + ", thread " + describe(current_->index);
+}
+
+// "__syncthreads at f.cuh:7 (32 threads, first thread (0, 0, 0)), exited (1 thread, ..)"
+std::string Block::describe_waiting() const {
+  std::map<std::string, std::pair<unsigned, Dim3>> places;  // to (count, first)
+  for (const auto& thread : threads_) {
     std::string place = "exited";
-    if (thread.state == State::kBarrier) place = "barrier at " + describe(thread.where);
-    if (thread.state == State::kShuffle) place = "shuffle at " + describe(thread.where);
-    ++groups.try_emplace(place, 0u, t).first->second.first;
+    if (thread->state == State::kAtBarrier) {
+      place = thread->barrier == 0 ? std::string("__syncthreads")
+                                   : "bar_sync " + std::to_string(thread->barrier) + " of " +
+                                         std::to_string(thread->barrier_threads) + " threads";
+      place += " at " + describe(thread->where);
+    }
+    if (thread->state == State::kInCollective) {
+      place = std::string(thread->collective->name) + " of lanes " +
+              hexadecimal(thread->collective->mask) + " at " + describe(thread->where);
+    }
+    ++places.try_emplace(place, 0u, thread->index).first->second.first;
   }
   std::string text;
-  for (const auto& [place, group] : groups) {
+  for (const auto& [place, group] : places) {
     text += (text.empty() ? "" : ", ") + place + " (" + std::to_string(group.first) +
-            (group.first == 1 ? " thread" : " threads") + ", first " +
-            std::to_string(group.second) + ")";
+            (group.first == 1 ? " thread" : " threads") + ", first thread " +
+            describe(group.second) + ")";
   }
   return text;
 }
 
-[[noreturn]] void throw_error(const std::string& what) {
-  throw Error("block (" + std::to_string(blockIdx.x) + ", " + std::to_string(blockIdx.y) + ", " +
-              std::to_string(blockIdx.z) + "): " + what);
-}
+// ---- a launch
 
-// Lets the threads [begin, end) go on when all of them wait in `state` at one place.
-bool release(unsigned begin, unsigned end, State state) {
-  const Thread& first = block->threads[begin];
-  for (unsigned t = begin; t < end; ++t) {
-    const Thread& thread = block->threads[t];
-    if (thread.state != state || !same_place(thread.where, first.where)) return false;
+// Blocks that no launch uses at the moment.
+class BlockPool {
+ public:
+  std::unique_ptr<Block> take() {
+    const std::lock_guard lock(mutex_);
+    if (blocks_.empty()) return std::make_unique<Block>();
+    auto block = std::move(blocks_.back());
+    blocks_.pop_back();
+    return block;
   }
-  for (unsigned t = begin; t < end; ++t) block->threads[t].state = State::kReady;
-  return true;
+  void give(std::unique_ptr<Block> block) {
+    const std::lock_guard lock(mutex_);
+    blocks_.push_back(std::move(block));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+};
+
+BlockPool pool;
+
+class Launch {
+ public:
+  Launch(const Config& config, const std::function<void()>& kernel)
+      : config_(config), kernel_(kernel), blocks_(count_of(config.grid)) {}
+
+  void run();
+
+ private:
+  // Two teams of threads take turns under ThreadSanitizer. A team's stacks and shared memory order
+  // its own blocks; two blocks that follow each other are as unordered as on the device.
+  static constexpr unsigned kTeams = kThreadSanitizer ? 2 : 1;
+
+  void work();
+  void run_block(std::unique_ptr<Block>& team, std::uint64_t turn);
+
+  const Config& config_;
+  const std::function<void()>& kernel_;
+  const std::uint64_t blocks_;
+  std::atomic<std::uint64_t> next_{0};
+  std::mutex mutex_;  // of what follows
+  std::uint64_t failed_turn_ = ~std::uint64_t{0};
+  std::exception_ptr error_;
+};
+
+void Launch::run() {
+  const std::uint64_t workers = config_.workers
+                                    ? config_.workers
+                                    : std::min<std::uint64_t>(std::thread::hardware_concurrency(),
+                                                              blocks_ / kBlocksPerWorker);
+  {
+    std::vector<std::jthread> others;
+    for (std::uint64_t w = 1; w < workers; ++w) others.emplace_back([this] { work(); });
+    work();
+  }
+  if (error_) std::rethrow_exception(error_);
 }
 
-void run_block(std::vector<unsigned>& sequence, Order order, std::mt19937& random) {
-  const unsigned count = static_cast<unsigned>(block->threads.size());
-  unsigned exited = 0;
-  while (exited < count) {
-    if (order == Order::kRandom) std::shuffle(sequence.begin(), sequence.end(), random);
-    bool progress = false;
-    for (const unsigned t : sequence) {
-      Thread& thread = block->threads[t];
-      if (thread.state != State::kReady) continue;
-      progress = true;
-      block->current = t;
-      threadIdx = thread.index;
-      block->scheduler.switch_to(thread.context);
-      if (!block->error.empty()) throw_error(block->error);
-      if (thread.state == State::kExited) ++exited;
-    }
-    for (unsigned begin = 0; begin < count; begin += kWarp) {
-      progress |= release(begin, begin + kWarp, State::kShuffle);
-    }
-    progress |= release(0, count, State::kBarrier);
-    if (!progress)
-      throw_error("divergent barrier or shuffle, the threads wait for ever: " + describe_threads());
+void Launch::work() {
+  gridDim = config_.grid;
+  blockDim = config_.block;
+  std::array<std::unique_ptr<Block>, kTeams> teams;
+  unsigned team = 0;
+  for (std::uint64_t turn; (turn = next_++) < blocks_; team = (team + 1) % kTeams) {
+    run_block(teams[team], turn);
+  }
+  for (auto& block : teams) {
+    if (!block) continue;
+    block->end();
+    pool.give(std::move(block));
   }
 }
 
-void start_threads(char* stacks) {
+void Launch::run_block(std::unique_ptr<Block>& team, std::uint64_t turn) {
+  if (!team) {
+    team = pool.take();
+    team->begin(config_, kernel_);
+  }
+  block = team.get();
+  try {
+    team->run(config_.order == Order::kReverse ? blocks_ - 1 - turn : turn);
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    next_ = blocks_;
+    // Turns are taken in order, so the first that fails is always among those taken.
+    if (turn < failed_turn_) {
+      failed_turn_ = turn;
+      error_ = std::current_exception();
+    }
+    team.reset();  // its threads are stuck where they are
+  }
+  block = nullptr;
+}
+
+void check(const Config& config) {
+  const auto refuse = [&](const std::string& rule) {
+    throw Error(std::string("kernel ") + config.name + ": " + rule);
+  };
+  const std::uint64_t threads = count_of(config.block);
+  if (threads == 0 || threads > kMaxThreads || threads % kWarp != 0) {
+    refuse("a block must have whole warps and at most 1024 threads, got " +
+           std::to_string(threads));
+  }
+  if (config.grid.y > kMaxGridYZ || config.grid.z > kMaxGridYZ) {
+    refuse("grid y and z end at 65535, got " + describe(config.grid));
+  }
+  if (config.shared_bytes > SharedMemory::kBytes) {
+    refuse("a block has at most 227 KB of shared memory, got " +
+           std::to_string(config.shared_bytes) + " bytes");
+  }
+  if (block) throw Error(here() + ": a kernel cannot launch kernels");
+}
+
+// ---- sanitizers: their reports know addresses and lines; this adds who ran
+
+void print_who_ran() {
+  if (block) std::fprintf(stderr, "simt: %s\n", here().c_str());
+}
+
 #if defined(__SANITIZE_ADDRESS__)
-  // Threads of a failed launch never left their frames.
-  __asan_unpoison_memory_region(stacks, block->threads.size() * kStackBytes);
+[[maybe_unused]] const bool kReportsSayWhoRan =
+    (__sanitizer_set_death_callback(&print_who_ran), true);
 #endif
-  for (unsigned t = 0; t < block->threads.size(); ++t) {
-    Thread& thread = block->threads[t];
-    thread.index = {t % blockDim.x, t / blockDim.x % blockDim.y, t / (blockDim.x * blockDim.y)};
-    thread.state = State::kReady;
-    thread.shuffles = 0;
-    thread.context.start(stacks + t * kStackBytes, enter);
-  }
-}
 
 }  // namespace
+}  // namespace simt
 
-void barrier(const std::source_location& where) {
-  current_thread().where = where;
-  leave(State::kBarrier);
-}
-
-unsigned lane_index() { return block->current % kWarp; }
-
-void shuffle(unsigned mask, void* value, std::size_t size, unsigned source,
-             const std::source_location& where) {
-  if (mask != 0xffffffffu) fail("shuffle at " + describe(where) + " with a partial mask");
-  Thread& thread = current_thread();
-  auto& slots = block->warps[block->current / kWarp].slots[thread.shuffles++ % 2];
-  std::memcpy(slots[lane_index()], value, size);
-  thread.where = where;
-  leave(State::kShuffle);
-  std::memcpy(value, slots[source], size);
-}
-
-void* static_shared(const void* key, std::size_t bytes) {
-  std::vector<char>& memory = block->static_memory[key];
-  if (memory.empty()) {
-    memory.resize(bytes + kSharedAlignment);
-    poison(memory);
-  }
-  return align(memory);
-}
-
-void* dynamic_shared() { return align(block->dynamic_memory); }
-
-}  // namespace simt::detail
+// Called by UndefinedBehaviorSanitizer, which no macro announces.
+extern "C" void __ubsan_on_report() { simt::print_who_ran(); }
 
 namespace simt {
 
+std::string here() { return block ? block->describe_thread() : std::string(); }
+
 void launch(const Config& config, const std::function<void()>& kernel) {
-  using detail::block;
-  const unsigned count = config.block.x * config.block.y * config.block.z;
-  if (count == 0 || count > detail::kMaxThreads || count % detail::kWarp != 0) {
-    throw Error("a block must have whole warps and at most 1024 threads, got " +
-                std::to_string(count));
+  check(config);
+  Launch(config, kernel).run();
+}
+
+namespace detail {
+
+void fail(const std::string& rule, const std::source_location& where) {
+  throw Error(here() + ": " + rule + ", at " + describe(where));
+}
+
+unsigned lane_index() { return block->current().number % kWarp; }
+
+void wait_for_block(const std::source_location& where) { block->wait_at_barrier(0, 0, where); }
+
+void wait_for_threads(int id, int threads, const std::source_location& where) {
+  if (id < 1 || id >= kBarriers) {
+    fail("bar_sync has barriers 1 to 15, got " + std::to_string(id), where);
   }
-  if (config.grid.y > 65535 || config.grid.z > 65535) throw Error("grid y and z end at 65535");
+  if (threads < 1 || threads % kWarp != 0 || static_cast<unsigned>(threads) > kMaxThreads) {
+    fail("bar_sync takes whole warps, got " + std::to_string(threads) + " threads", where);
+  }
+  block->wait_at_barrier(id, static_cast<unsigned>(threads), where);
+}
 
-  // Kept, because touching fresh memory costs more than a small kernel; what is never used is never
-  // touched.
-  static const std::unique_ptr<char[]> stacks(new char[detail::kMaxThreads * detail::kStackBytes]);
-  detail::Block state;
-  state.kernel = &kernel;
-  state.threads.resize(count);
-  state.warps.resize(count / detail::kWarp);
-  state.dynamic_memory.resize(config.shared_bytes + detail::kSharedAlignment);
+void meet(const Collective& collective) {
+  if (!(collective.mask >> lane_index() & 1)) {
+    fail(std::string(collective.name) + " with mask " + hexadecimal(collective.mask) +
+             ", which leaves out the lane that calls it",
+         collective.where);
+  }
+  block->meet(collective);
+}
 
-  std::vector<unsigned> sequence(count);
-  std::iota(sequence.begin(), sequence.end(), 0u);
-  if (config.order == Order::kReverse) std::reverse(sequence.begin(), sequence.end());
-  std::mt19937 random(config.seed);
+void* static_shared(const void* key, const char* name, std::size_t bytes,
+                    const std::source_location& where) {
+  void* const data = block->shared().find_or_add(key, name, bytes);
+  if (!data) {
+    fail(std::string("no room for the shared array ") + name + " of " + std::to_string(bytes) +
+             " bytes: static arrays have 48 KB, all shared memory has 227 KB",
+         where);
+  }
+  return data;
+}
 
-  struct Reset {
-    ~Reset() { block = nullptr; }
-  } reset;
-  block = &state;
-  gridDim = config.grid;
-  blockDim = config.block;
-  for (unsigned z = 0; z < gridDim.z; ++z) {
-    for (unsigned y = 0; y < gridDim.y; ++y) {
-      for (unsigned x = 0; x < gridDim.x; ++x) {
-        blockIdx = {x, y, z};
-        detail::poison(state.dynamic_memory);
-        for (auto& [key, memory] : state.static_memory) detail::poison(memory);
-        detail::start_threads(stacks.get());
-        detail::run_block(sequence, config.order, random);
-      }
-    }
+void* dynamic_shared() { return block->shared().dynamic(); }
+
+void check_shared(const void* address, std::size_t bytes, std::size_t alignment,
+                  const std::source_location& where) {
+  if (reinterpret_cast<std::uintptr_t>(address) % alignment != 0) {
+    fail("misaligned address: " + std::to_string(bytes) + " bytes of shared memory need " +
+             std::to_string(alignment) + "-byte alignment",
+         where);
+  }
+  if (!block->shared().contains(address, bytes)) {
+    fail("out of bounds: " + std::to_string(bytes) + " bytes outside of every shared array", where);
   }
 }
 
+#if defined(__SANITIZE_ADDRESS__)
+// AddressSanitizer marks groups of eight bytes; copies of four go unmarked.
+void forbid_access(void* address, std::size_t bytes) {
+  if (bytes >= 8) __asan_poison_memory_region(address, bytes);
+}
+void allow_access(void* address, std::size_t bytes) {
+  if (bytes >= 8) __asan_unpoison_memory_region(address, bytes);
+}
+#else
+void forbid_access(void*, std::size_t) {}
+void allow_access(void*, std::size_t) {}
+#endif
+
+AsyncCopies& async_copies() { return block->current().copies; }
+
+}  // namespace detail
 }  // namespace simt
