@@ -95,12 +95,13 @@ class Block {
  public:
   // Before the first block of a launch, and after the last.
   void begin(const Config& config, const std::function<void()>& kernel);
-  void end() { Fiber::host_acquires(this); }
+  void end();
   // Throws what a thread has thrown, or an Error of the whole block.
   void run(std::uint64_t number);
 
   std::string describe_block() const;
   std::string describe_thread() const;
+  bool is_running() const { return current_ != nullptr; }
   Thread& current() { return *current_; }
   SharedMemory& shared() { return shared_; }
   // Both for the current thread, which goes on when the others have come.
@@ -110,7 +111,7 @@ class Block {
  private:
   static void run_kernel();
   void start_threads();
-  void finish_threads();
+  void release_threads();
   void set_order(std::span<unsigned> sequence);
   bool run_warp(unsigned first);
   void run_thread(Thread& thread);
@@ -155,6 +156,12 @@ void Block::begin(const Config& config, const std::function<void()>& kernel) {
   Fiber::host_releases(&start_);
 }
 
+void Block::end() {
+  // After an error they have not ended.
+  if (exited_ < threads_.size()) release_threads();
+  Fiber::host_acquires(this);
+}
+
 void Block::set_order(std::span<unsigned> sequence) {
   if (config_->order == Order::kReverse) std::reverse(sequence.begin(), sequence.end());
 }
@@ -177,7 +184,7 @@ void Block::run(std::uint64_t number) {
           ": divergent barrier or collective, the threads wait for ever: " + describe_waiting());
     }
   }
-  finish_threads();
+  release_threads();
 }
 
 void Block::start_threads() {
@@ -194,8 +201,9 @@ void Block::start_threads() {
   }
 }
 
-// The next user of these stacks and this memory comes later.
-void Block::finish_threads() {
+// What the threads did comes before what follows an acquire of this block: its next threads, on the
+// same stacks and the same shared memory, and the end of the launch.
+void Block::release_threads() {
   current_ = nullptr;
   if (!kThreadSanitizer) return;
   for (const auto& thread : threads_) thread->fiber.release(this);
@@ -483,6 +491,7 @@ void Launch::run_block(std::unique_ptr<Block>& team, std::uint64_t turn) {
       failed_turn_ = turn;
       error_ = std::current_exception();
     }
+    team->end();
     team.reset();  // its threads are stuck where they are
   }
   block = nullptr;
@@ -510,7 +519,7 @@ void check(const Config& config) {
 // ---- sanitizers: their reports know addresses and lines; this adds who ran
 
 void print_who_ran() {
-  if (block) std::fprintf(stderr, "simt: %s\n", here().c_str());
+  if (const std::string who = here(); !who.empty()) std::fprintf(stderr, "simt: %s\n", who.c_str());
 }
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -526,7 +535,9 @@ extern "C" void __ubsan_on_report() { simt::print_who_ran(); }
 
 namespace simt {
 
-std::string here() { return block ? block->describe_thread() : std::string(); }
+std::string here() {
+  return block && block->is_running() ? block->describe_thread() : std::string();
+}
 
 void launch(const Config& config, const std::function<void()>& kernel) {
   check(config);
