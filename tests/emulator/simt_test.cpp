@@ -305,6 +305,18 @@ TEST(SimtTest, AsynchronousCopiesLandAtTheirWaitAndMustBeWaitedFor) {
         ptx::cp_async_wait_group<0>();
       },
       {"exits while a cp_async is pending that nobody commits to a group, at simt_test.cpp:"});
+  // A loop may commit groups of nothing at its end, and the next block starts without them.
+  EXPECT_EQ(message_of(
+                [] {
+                  PARAMIXER_DYNAMIC_SHARED(float, tile);
+                  ptx::cp_async<4>(tile + threadIdx.x, source);
+                  ptx::cp_async_commit_group();
+                  ptx::cp_async_commit_group();
+                  ptx::cp_async_wait_group<1>();
+                  if (tile[threadIdx.x] != 1) throw std::logic_error("has not landed");
+                },
+                {.grid = {3}, .workers = 1}),
+            "no error");
   float before = 0, after = 0;
   const std::string message = message_of([&] {
     PARAMIXER_DYNAMIC_SHARED(float, tile);
