@@ -1,6 +1,5 @@
-#include "primitives.h"
-
 #include "primitive_cases.cuh"
+#include "primitives.h"
 
 namespace paramixer::testing {
 namespace {
