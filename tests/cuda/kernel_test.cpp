@@ -9,6 +9,7 @@
 
 #include "kernel_cases.h"
 #include "launch.h"
+#include "primitives.h"
 
 namespace paramixer::testing {
 namespace {
@@ -139,6 +140,8 @@ TYPED_TEST(CudaKernelTest, LinkDotOfNoChannelsIsZero) {
   on_device.run(Kernel::kLinkDot);
   on_device.instance.check(Kernel::kLinkDot);
 }
+
+TEST(CudaPrimitivesTest, ComputeWhatTheEmulatorSays) { EXPECT_EQ(wrong_primitives(), ""); }
 
 TEST(CudaGraphTest, ACapturedLaunchReplaysWithItsOffsets) {
   InstanceOnDevice<float> on_device({67, 64, 9, Layout::kPermutedBatch});

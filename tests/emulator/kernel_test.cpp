@@ -16,10 +16,27 @@ using cuda::LaunchLimits;
 using cuda::LaunchShape;
 using Bytes = std::vector<unsigned char>;
 
+// ThreadSanitizer finds a race in any order of threads and in any variant, but takes a thousand
+// times as long.
+#if defined(__SANITIZE_THREAD__)
+constexpr bool kOnlyRaces = true;
+#else
+constexpr bool kOnlyRaces = false;
+#endif
+
+std::vector<Case> emulated_cases() {
+  const std::vector<Case> all = cases();
+  if (!kOnlyRaces) return all;
+  std::vector<Case> some;
+  for (size_t i = 0; i < all.size(); i += 19) some.push_back(all[i]);
+  return some;
+}
+
 template <typename T>
 Bytes emulate(Instance<T>& instance, Kernel kernel, const LaunchShape& shape, simt::Order order) {
   instance.poison_outputs();
-  const simt::Config config{.grid = {static_cast<unsigned>(shape.blocks)},
+  const simt::Config config{.name = name_of(kernel),
+                            .grid = {static_cast<unsigned>(shape.blocks)},
                             .block = {static_cast<unsigned>(shape.threads)},
                             .order = order};
   cuda::with_kernel<T>(kernel, instance.problem(), shape, [&](auto function, auto arguments) {
@@ -43,6 +60,7 @@ class KernelTest : public ::testing::Test {
     const LaunchShape shape = shape_of(instance, kernel);
     const Bytes outputs = emulate(instance, kernel, shape, simt::Order::kForward);
     ASSERT_NO_FATAL_FAILURE(instance.check(kernel));
+    if (kOnlyRaces) return;
     EXPECT_TRUE(outputs == emulate(instance, kernel, shape, simt::Order::kReverse));
 
     const LaunchShape wide = shape_of(instance, kernel, {.max_index32 = 0});
@@ -65,7 +83,7 @@ class KernelTest : public ::testing::Test {
 TYPED_TEST_SUITE(KernelTest, DTypes);
 
 TYPED_TEST(KernelTest, AgreesWithFloat64) {
-  for (const Case& c : cases()) {
+  for (const Case& c : emulated_cases()) {
     SCOPED_TRACE(describe(c));
     Instance<TypeParam> instance(c);
     for (const Kernel kernel : kKernels) ASSERT_NO_FATAL_FAILURE(this->run(instance, kernel));

@@ -1,311 +1,243 @@
 #include "simt.h"
 
 #include <algorithm>
-#include <map>
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <exception>
 #include <memory>
-#include <numeric>
-#include <random>
-#include <string>
-#include <vector>
+#include <mutex>
+#include <thread>
+#include <utility>
 
-#if !defined(__x86_64__)
-#include <ucontext.h>
-#endif
+#include "block.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
 #endif
 
-simt::Dim3 threadIdx, blockIdx, blockDim, gridDim;
+constinit thread_local simt::Dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-namespace simt::detail {
+namespace simt {
 namespace {
 
-constexpr unsigned kWarp = 32;
 constexpr unsigned kMaxThreads = 1024;
-constexpr std::size_t kStackBytes = 64 * 1024;
-constexpr std::size_t kSharedAlignment = 128;
+constexpr unsigned kMaxGridYZ = 65535;
+// Fewer do not pay for starting an OS thread.
+constexpr std::uint64_t kBlocksPerWorker = 8;
 
-// ---- contexts: two ways to leave one stack and continue on another
-
-#if defined(__x86_64__)
-
-// Saves what the calling convention asks a function to preserve, and the stack pointer with it.
-extern "C" void simt_switch(void** save, void* resume);
-asm(R"(
-.text
-.globl simt_switch
-.type simt_switch, @function
-simt_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-.size simt_switch, .-simt_switch
-)");
-
-class Context {
+// Blocks that no launch uses at the moment.
+class BlockPool {
  public:
-  void start(char* stack, void (*entry)()) {
-    constexpr int kSavedRegisters = 6;
-    // `ret` finds the entry here and leaves the stack as a call would: a multiple of 16, less 8.
-    void** top = reinterpret_cast<void**>(stack + kStackBytes - 16);
-    *top = reinterpret_cast<void*>(entry);
-    stack_pointer_ = top - kSavedRegisters;
-    std::fill(top - kSavedRegisters, top, nullptr);
+  std::unique_ptr<Block> take() {
+    const std::lock_guard lock(mutex_);
+    if (blocks_.empty()) return std::make_unique<Block>();
+    auto block = std::move(blocks_.back());
+    blocks_.pop_back();
+    return block;
   }
-  void switch_to(Context& other) { simt_switch(&stack_pointer_, other.stack_pointer_); }
+  void give(std::unique_ptr<Block> block) {
+    const std::lock_guard lock(mutex_);
+    blocks_.push_back(std::move(block));
+  }
 
  private:
-  void* stack_pointer_ = nullptr;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Block>> blocks_;
 };
 
-#else
+BlockPool pool;
 
-class Context {
+class Launch {
  public:
-  void start(char* stack, void (*entry)()) {
-    getcontext(&context_);
-    context_.uc_stack.ss_sp = stack;
-    context_.uc_stack.ss_size = kStackBytes;
-    context_.uc_link = nullptr;
-    makecontext(&context_, entry, 0);
-  }
-  void switch_to(Context& other) { swapcontext(&context_, &other.context_); }
+  Launch(const Config& config, const std::function<void()>& kernel)
+      : config_(config), kernel_(kernel), blocks_(count_of(config.grid)) {}
+
+  void run();
 
  private:
-  ucontext_t context_;
+  // Two teams of threads take turns under ThreadSanitizer. A team's stacks and shared memory order
+  // its own blocks; two blocks that follow each other are as unordered as on the device.
+  static constexpr unsigned kTeams = kThreadSanitizer ? 2 : 1;
+
+  void work();
+  void run_block(std::unique_ptr<Block>& team, std::uint64_t turn);
+
+  const Config& config_;
+  const std::function<void()>& kernel_;
+  const std::uint64_t blocks_;
+  std::atomic<std::uint64_t> next_{0};
+  std::mutex mutex_;  // of what follows
+  std::uint64_t failed_turn_ = ~std::uint64_t{0};
+  std::exception_ptr error_;
 };
 
-#endif
-
-// ---- one block
-
-enum class State { kReady, kBarrier, kShuffle, kExited };
-
-struct Thread {
-  Context context;
-  Dim3 index;
-  State state;
-  std::source_location where;  // of the barrier or shuffle it waits at
-  unsigned shuffles;           // met so far
-};
-
-struct Warp {
-  // Two sets of slots take turns, so that a fast lane's next value cannot overwrite one not yet
-  // read.
-  alignas(kLaneBytes) char slots[2][kWarp][kLaneBytes];
-};
-
-struct Block {
-  const std::function<void()>* kernel = nullptr;
-  Context scheduler;
-  std::vector<Thread> threads;
-  std::vector<Warp> warps;
-  unsigned current = 0;
-  std::string error;  // set by a thread that cannot go on
-  std::vector<char> dynamic_memory;
-  std::map<const void*, std::vector<char>> static_memory;
-};
-
-Block* block = nullptr;
-
-char* align(std::vector<char>& memory) {
-  void* start = memory.data();
-  std::size_t space = memory.size();
-  return static_cast<char*>(std::align(kSharedAlignment, 0, start, space));
-}
-
-// All bits set is a NaN in every floating-point type.
-void poison(std::vector<char>& memory) { std::fill(memory.begin(), memory.end(), '\xff'); }
-
-Thread& current_thread() { return block->threads[block->current]; }
-
-void leave(State state) {
-  Thread& thread = current_thread();
-  thread.state = state;
-  thread.context.switch_to(block->scheduler);
-}
-
-void fail(const std::string& message) {
-  block->error = message;
-  leave(State::kExited);
-}
-
-void enter() {
-  (*block->kernel)();
-  leave(State::kExited);
-}
-
-std::string describe(const std::source_location& where) {
-  const std::string file = where.file_name();
-  return file.substr(file.rfind('/') + 1) + ":" + std::to_string(where.line());
-}
-
-bool same_place(const std::source_location& a, const std::source_location& b) {
-  return a.line() == b.line() && a.column() == b.column() &&
-         std::strcmp(a.file_name(), b.file_name()) == 0;
-}
-
-// "barrier at f.cuh:7 (32 threads, first 0), exited (1 thread, first 31)"
-std::string describe_threads() {
-  std::map<std::string, std::pair<unsigned, unsigned>> groups;  // place to (count, first)
-  for (unsigned t = 0; t < block->threads.size(); ++t) {
-    const Thread& thread = block->threads[t];
-    std::string place = "exited";
-    if (thread.state == State::kBarrier) place = "barrier at " + describe(thread.where);
-    if (thread.state == State::kShuffle) place = "shuffle at " + describe(thread.where);
-    ++groups.try_emplace(place, 0u, t).first->second.first;
+void Launch::run() {
+  const std::uint64_t workers = config_.workers
+                                    ? config_.workers
+                                    : std::min<std::uint64_t>(std::thread::hardware_concurrency(),
+                                                              blocks_ / kBlocksPerWorker);
+  {
+    std::vector<std::jthread> others;
+    for (std::uint64_t w = 1; w < workers; ++w) others.emplace_back([this] { work(); });
+    work();
   }
-  std::string text;
-  for (const auto& [place, group] : groups) {
-    text += (text.empty() ? "" : ", ") + place + " (" + std::to_string(group.first) +
-            (group.first == 1 ? " thread" : " threads") + ", first " +
-            std::to_string(group.second) + ")";
+  if (error_) std::rethrow_exception(error_);
+}
+
+void Launch::work() {
+  gridDim = config_.grid;
+  blockDim = config_.block;
+  std::array<std::unique_ptr<Block>, kTeams> teams;
+  unsigned team = 0;
+  for (std::uint64_t turn; (turn = next_++) < blocks_; team = (team + 1) % kTeams) {
+    run_block(teams[team], turn);
   }
-  return text;
-}
-
-[[noreturn]] void throw_error(const std::string& what) {
-  throw Error("block (" + std::to_string(blockIdx.x) + ", " + std::to_string(blockIdx.y) + ", " +
-              std::to_string(blockIdx.z) + "): " + what);
-}
-
-// Lets the threads [begin, end) go on when all of them wait in `state` at one place.
-bool release(unsigned begin, unsigned end, State state) {
-  const Thread& first = block->threads[begin];
-  for (unsigned t = begin; t < end; ++t) {
-    const Thread& thread = block->threads[t];
-    if (thread.state != state || !same_place(thread.where, first.where)) return false;
+  for (auto& block : teams) {
+    if (!block) continue;
+    block->end();
+    pool.give(std::move(block));
   }
-  for (unsigned t = begin; t < end; ++t) block->threads[t].state = State::kReady;
-  return true;
 }
 
-void run_block(std::vector<unsigned>& sequence, Order order, std::mt19937& random) {
-  const unsigned count = static_cast<unsigned>(block->threads.size());
-  unsigned exited = 0;
-  while (exited < count) {
-    if (order == Order::kRandom) std::shuffle(sequence.begin(), sequence.end(), random);
-    bool progress = false;
-    for (const unsigned t : sequence) {
-      Thread& thread = block->threads[t];
-      if (thread.state != State::kReady) continue;
-      progress = true;
-      block->current = t;
-      threadIdx = thread.index;
-      block->scheduler.switch_to(thread.context);
-      if (!block->error.empty()) throw_error(block->error);
-      if (thread.state == State::kExited) ++exited;
+void Launch::run_block(std::unique_ptr<Block>& team, std::uint64_t turn) {
+  if (!team) {
+    team = pool.take();
+    team->begin(config_, kernel_);
+  }
+  block = team.get();
+  try {
+    team->run(config_.order == Order::kReverse ? blocks_ - 1 - turn : turn);
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    next_ = blocks_;
+    // Turns are taken in order, so the first that fails is always among those taken.
+    if (turn < failed_turn_) {
+      failed_turn_ = turn;
+      error_ = std::current_exception();
     }
-    for (unsigned begin = 0; begin < count; begin += kWarp) {
-      progress |= release(begin, begin + kWarp, State::kShuffle);
-    }
-    progress |= release(0, count, State::kBarrier);
-    if (!progress)
-      throw_error("divergent barrier or shuffle, the threads wait for ever: " + describe_threads());
+    team->end();
+    team.reset();  // its threads are stuck where they are
   }
+  block = nullptr;
 }
 
-void start_threads(char* stacks) {
+void check(const Config& config) {
+  const auto refuse = [&](const std::string& rule) {
+    throw Error(std::string("kernel ") + config.name + ": " + rule);
+  };
+  const std::uint64_t threads = count_of(config.block);
+  if (threads == 0 || threads > kMaxThreads || threads % kWarp != 0) {
+    refuse("a block must have whole warps and at most 1024 threads, got " +
+           std::to_string(threads));
+  }
+  if (config.grid.y > kMaxGridYZ || config.grid.z > kMaxGridYZ) {
+    refuse("grid y and z end at 65535, got " + describe(config.grid));
+  }
+  if (config.shared_bytes > SharedMemory::kBytes) {
+    refuse("a block has at most 227 KB of shared memory, got " +
+           std::to_string(config.shared_bytes) + " bytes");
+  }
+  if (block) throw Error(here() + ": a kernel cannot launch kernels");
+}
+
+// ---- sanitizers: their reports know addresses and lines; this adds who ran
+
+void print_who_ran() {
+  if (const std::string who = here(); !who.empty()) std::fprintf(stderr, "simt: %s\n", who.c_str());
+}
+
 #if defined(__SANITIZE_ADDRESS__)
-  // Threads of a failed launch never left their frames.
-  __asan_unpoison_memory_region(stacks, block->threads.size() * kStackBytes);
+[[maybe_unused]] const bool kReportsSayWhoRan =
+    (__sanitizer_set_death_callback(&print_who_ran), true);
 #endif
-  for (unsigned t = 0; t < block->threads.size(); ++t) {
-    Thread& thread = block->threads[t];
-    thread.index = {t % blockDim.x, t / blockDim.x % blockDim.y, t / (blockDim.x * blockDim.y)};
-    thread.state = State::kReady;
-    thread.shuffles = 0;
-    thread.context.start(stacks + t * kStackBytes, enter);
-  }
-}
 
 }  // namespace
+}  // namespace simt
 
-void barrier(const std::source_location& where) {
-  current_thread().where = where;
-  leave(State::kBarrier);
-}
-
-unsigned lane_index() { return block->current % kWarp; }
-
-void shuffle(unsigned mask, void* value, std::size_t size, unsigned source,
-             const std::source_location& where) {
-  if (mask != 0xffffffffu) fail("shuffle at " + describe(where) + " with a partial mask");
-  Thread& thread = current_thread();
-  auto& slots = block->warps[block->current / kWarp].slots[thread.shuffles++ % 2];
-  std::memcpy(slots[lane_index()], value, size);
-  thread.where = where;
-  leave(State::kShuffle);
-  std::memcpy(value, slots[source], size);
-}
-
-void* static_shared(const void* key, std::size_t bytes) {
-  std::vector<char>& memory = block->static_memory[key];
-  if (memory.empty()) {
-    memory.resize(bytes + kSharedAlignment);
-    poison(memory);
-  }
-  return align(memory);
-}
-
-void* dynamic_shared() { return align(block->dynamic_memory); }
-
-}  // namespace simt::detail
+// Called by UndefinedBehaviorSanitizer, which no macro announces.
+extern "C" void __ubsan_on_report() { simt::print_who_ran(); }
 
 namespace simt {
 
+std::string here() {
+  return block && block->is_running() ? block->describe_thread() : std::string();
+}
+
 void launch(const Config& config, const std::function<void()>& kernel) {
-  using detail::block;
-  const unsigned count = config.block.x * config.block.y * config.block.z;
-  if (count == 0 || count > detail::kMaxThreads || count % detail::kWarp != 0) {
-    throw Error("a block must have whole warps and at most 1024 threads, got " +
-                std::to_string(count));
+  check(config);
+  Launch(config, kernel).run();
+}
+
+namespace detail {
+
+void fail(const std::string& rule, const std::source_location& where) {
+  throw Error(here() + ": " + rule + ", at " + describe(where));
+}
+
+unsigned lane_index() { return block->current().number % kWarp; }
+
+void wait_for_block(const std::source_location& where) { block->wait_at_barrier(0, 0, where); }
+
+void wait_for_threads(int id, int threads, const std::source_location& where) {
+  if (id < 1 || id >= kBarriers) {
+    fail("bar_sync has barriers 1 to 15, got " + std::to_string(id), where);
   }
-  if (config.grid.y > 65535 || config.grid.z > 65535) throw Error("grid y and z end at 65535");
+  if (threads < 1 || threads % kWarp != 0 || static_cast<unsigned>(threads) > kMaxThreads) {
+    fail("bar_sync takes whole warps, got " + std::to_string(threads) + " threads", where);
+  }
+  block->wait_at_barrier(id, static_cast<unsigned>(threads), where);
+}
 
-  // Kept, because touching fresh memory costs more than a small kernel; what is never used is never
-  // touched.
-  static const std::unique_ptr<char[]> stacks(new char[detail::kMaxThreads * detail::kStackBytes]);
-  detail::Block state;
-  state.kernel = &kernel;
-  state.threads.resize(count);
-  state.warps.resize(count / detail::kWarp);
-  state.dynamic_memory.resize(config.shared_bytes + detail::kSharedAlignment);
+void meet(const Collective& collective) {
+  if (!(collective.mask >> lane_index() & 1)) {
+    fail(std::string(collective.name) + " with mask " + hexadecimal(collective.mask) +
+             ", which leaves out the lane that calls it",
+         collective.where);
+  }
+  block->meet(collective);
+}
 
-  std::vector<unsigned> sequence(count);
-  std::iota(sequence.begin(), sequence.end(), 0u);
-  if (config.order == Order::kReverse) std::reverse(sequence.begin(), sequence.end());
-  std::mt19937 random(config.seed);
+void* static_shared(const void* key, const char* name, std::size_t bytes,
+                    const std::source_location& where) {
+  void* const data = block->shared().find_or_add(key, name, bytes);
+  if (!data) {
+    fail(std::string("no room for the shared array ") + name + " of " + std::to_string(bytes) +
+             " bytes: static arrays have 48 KB, all shared memory has 227 KB",
+         where);
+  }
+  return data;
+}
 
-  struct Reset {
-    ~Reset() { block = nullptr; }
-  } reset;
-  block = &state;
-  gridDim = config.grid;
-  blockDim = config.block;
-  for (unsigned z = 0; z < gridDim.z; ++z) {
-    for (unsigned y = 0; y < gridDim.y; ++y) {
-      for (unsigned x = 0; x < gridDim.x; ++x) {
-        blockIdx = {x, y, z};
-        detail::poison(state.dynamic_memory);
-        for (auto& [key, memory] : state.static_memory) detail::poison(memory);
-        detail::start_threads(stacks.get());
-        detail::run_block(sequence, config.order, random);
-      }
-    }
+void* dynamic_shared() { return block->shared().dynamic(); }
+
+void check_shared(const void* address, std::size_t bytes, std::size_t alignment,
+                  const std::source_location& where) {
+  if (reinterpret_cast<std::uintptr_t>(address) % alignment != 0) {
+    fail("misaligned address: " + std::to_string(bytes) + " bytes of shared memory need " +
+             std::to_string(alignment) + "-byte alignment",
+         where);
+  }
+  if (!block->shared().contains(address, bytes)) {
+    fail("out of bounds: " + std::to_string(bytes) + " bytes outside of every shared array", where);
   }
 }
 
+#if defined(__SANITIZE_ADDRESS__)
+// AddressSanitizer marks groups of eight bytes; copies of four go unmarked.
+void forbid_access(void* address, std::size_t bytes) {
+  if (bytes >= 8) __asan_poison_memory_region(address, bytes);
+}
+void allow_access(void* address, std::size_t bytes) {
+  if (bytes >= 8) __asan_unpoison_memory_region(address, bytes);
+}
+#else
+void forbid_access(void*, std::size_t) {}
+void allow_access(void*, std::size_t) {}
+#endif
+
+AsyncCopies& async_copies() { return block->current().copies; }
+
+}  // namespace detail
 }  // namespace simt
