@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from paramixer._checks import check_choice
 from paramixer.tasks.lra_release import (
-    check_variant,
     find_folder,
     grey_table,
     in_groups,
@@ -66,7 +66,7 @@ def lra_image(
         FileNotFoundError: the files are not there.
         ValueError: a file is malformed, or the variant is none.
     """
-    check_variant("lra_image", variant, VARIANTS)
+    check_choice("lra_image", "variant", variant, VARIANTS)
     names = ("cifar-10-batches-bin", "cifar10/cifar-10-batches-bin")
     place = find_folder("lra_image", Path(folder), names, FILES, _ORIGIN)
     files = [place / name for name in FILES]

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from paramixer._checks import check_choice
 from paramixer.tasks import listops
 from paramixer.tasks.lra_release import (
     EOS,
     RELEASE,
-    check_variant,
     find_folder,
     in_groups,
     read_label,
@@ -68,7 +68,7 @@ def lra_listops(
         FileNotFoundError: the files are not there.
         ValueError: a file is malformed, or the variant is none.
     """
-    check_variant("lra_listops", variant, VARIANTS)
+    check_choice("lra_listops", "variant", variant, VARIANTS)
     place = find_folder(
         "lra_listops", Path(folder), ("listops-1000", "listops"), listops.FILES, _ORIGIN
     )

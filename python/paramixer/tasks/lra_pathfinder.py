@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from paramixer._checks import check_choice
 from paramixer.tasks.draws import permutation
 from paramixer.tasks.extra import train_extra
 from paramixer.tasks.lra_release import (
     RELEASE,
-    check_variant,
     find_folder,
     grey_table,
     random_rows,
@@ -77,7 +77,7 @@ def lra_pathfinder(
         ImportError: Pillow is missing.
         ValueError: a file is malformed, the variant is none, or "paramixer" with another size.
     """
-    check_variant("lra_pathfinder", variant, VARIANTS)
+    check_choice("lra_pathfinder", "variant", variant, VARIANTS)
     if variant == "paramixer" and size != 32:
         raise ValueError(f'lra_pathfinder: size must be 32 for variant "paramixer" (got {size})')
     mixed = variant == "paramixer"

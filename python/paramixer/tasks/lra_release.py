@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from paramixer._checks import check_choice
 from paramixer.tasks.store import Store
 
 RELEASE = (
@@ -61,13 +60,8 @@ def find_folder(
 
 
 def store_path(folder: Path, stores: Path | None, name: str) -> Path:
-    """Where the store of a task lies: in `stores`, by default a folder within the data's."""
+    """Where a store lies: in `stores`, by default a folder within the data's own."""
     return (folder / "paramixer-stores" if stores is None else stores) / f"{name}.store"
-
-
-def check_variant(task: str, variant: str, variants: Collection[str]) -> None:
-    """ValueError unless the task has this variant."""
-    check_choice(task, "variant", variant, variants)
 
 
 def table_rows(task: str, path: Path, columns: int) -> Iterator[tuple[int, list[bytes]]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from paramixer._checks import check_choice
 from paramixer.tasks.lra_release import (
     EOS,
     RELEASE,
@@ -19,7 +20,6 @@ from paramixer.tasks.lra_release import (
     byte_tokens,
     character_table,
     character_tokens,
-    check_variant,
     find_folder,
     in_groups,
     read_label,
@@ -61,13 +61,13 @@ def lra_retrieval(
 
     Returns:
         x, a pair of (n,) int64: bytes + 1, in "s4" see `Task.input.symbols`; batches are (B, 2, N).
-        y () int64, 1 if one cites the other.
+        An empty text has length 0. y () int64, 1 if one cites the other.
 
     Raises:
         FileNotFoundError: the files are not there.
         ValueError: a file is malformed, or the variant is none.
     """
-    check_variant("lra_retrieval", variant, VARIANTS)
+    check_choice("lra_retrieval", "variant", variant, VARIANTS)
     place = find_folder("lra_retrieval", Path(folder), ("tsv_data", "aan"), FILES, _ORIGIN)
     files = [place / name for name in FILES]
     level = "characters" if variant == "s4" else "bytes"

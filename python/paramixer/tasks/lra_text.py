@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from paramixer._checks import check_choice
 from paramixer.tasks.draws import carve
 from paramixer.tasks.lra_release import (
     EOS,
@@ -20,7 +21,6 @@ from paramixer.tasks.lra_release import (
     byte_tokens,
     character_table,
     character_tokens,
-    check_variant,
     find_folder,
     in_groups,
     read_label,
@@ -78,7 +78,7 @@ def lra_text(
         ImportError: they are parquet files, and pyarrow is missing.
         ValueError: a file is malformed, or the variant is none.
     """
-    check_variant("lra_text", variant, VARIANTS)
+    check_choice("lra_text", "variant", variant, VARIANTS)
     place, files = _find(Path(folder))
     level = {"s4": "characters", "paramixer": "printed"}.get(variant, "bytes")
     store = prepare(
