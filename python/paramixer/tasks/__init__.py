@@ -1,1 +1,1 @@
-"""Data sets and generators. They need the optional packages: pip install paramixer[train]."""
+"""Data sets and generators, a module each."""

@@ -22,6 +22,7 @@ import numpy as np
 from paramixer import _C
 from paramixer.tasks.files import Record, replacing
 from paramixer.tasks.generators import MOST_32, MOST_63, check_range, check_run
+from paramixer.tasks.task import Counts
 
 CLASSES = 10
 TOKENS = _C.LISTOPS_TOKENS
@@ -51,14 +52,6 @@ class Grammar:
     max_length: int = 2000
     operator_probability: float = 0.25
     operators: tuple[str, ...] = ("MIN", "MAX", "MED", "SM")
-
-
-class Counts(NamedTuple):
-    """Samples of each part."""
-
-    train: int
-    validation: int
-    test: int
 
 
 class Preset(NamedTuple):
