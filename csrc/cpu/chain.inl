@@ -33,6 +33,11 @@ constexpr int64_t kRowsAhead = 16;
 // prefetched all at once.
 constexpr int64_t kNearRows = 64;
 
+// Rows of one factor that go through the loop over links together: their sums fill the registers,
+// and while one waits for a cache there are others to go on with.
+template <typename A, int L>
+constexpr int kRingRows = kVectorBytes == 64 ? 4 : kRowsAtOnce<A, L>;
+
 // Rows r, r + step, r + 2 step, .. (mod N).
 struct Walk {
   int64_t position;
@@ -279,13 +284,15 @@ void gather_ring(Direction direction, Rows<const A> input, const RingWeights<A>&
     const FarLinks far_links(stretch, links, ring, input.row);
     int64_t p = begin;
     with_row_shape<A>(width, [&]<int L, int kRest>() {
-      sweep<kRowsAtOnce<A, L>>(stretch.end - begin, [&]<int kRows>() PARAMIXER_INLINE_LAMBDA {
+      sweep<kRingRows<A, L>>(stretch.end - begin, [&]<int kRows>() PARAMIXER_INLINE_LAMBDA {
         A* to[kRows];
         for (int r = 0; r < kRows; ++r, ++p) {
           to[r] = target.at(p);
+          if (ring > kNearRows) {
+            prefetch<false>(gather.weight + (kRowsAhead + r) * weights.row, links);
+          }
           if (ring < kFarRing) continue;
           far_links(gather.source + r * input.row, width);
-          prefetch<false>(gather.weight + (kRowsAhead + r) * weights.row, links);
           if (!kStream && !target.walks) prefetch<true>(target.at(p + kRowsAhead), width);
         }
         gather.template rows<kStream, L, kRest, kRows>(width, [&](int r) { return to[r]; });

@@ -37,10 +37,9 @@ constexpr int kBlocks = 4;
 template <typename T>
 constexpr int kWidest = 64 / sizeof(Accumulate<T>);
 
-// Rows that go through the loop over links together: their sums fill the registers, and whatever
-// waits for a cache leaves enough others to go on with.
+// Rows that go through the loop over links together: narrow blocks share it.
 template <typename T, int L>
-constexpr int kRowsAtOnce = L < kWidest<T> || kVectorBytes == 64 ? 4 : 1;
+constexpr int kRowsAtOnce = L < kWidest<T> ? 4 : 1;
 
 // Rows are prefetched so far ahead. The hardware's prefetchers lose every stream at the end of a
 // page of 4 KiB, and a factor reads up to 2 K streams.

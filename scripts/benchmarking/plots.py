@@ -36,10 +36,14 @@ def scaling(document: dict[str, Any], path: Path) -> None:
     rows = document["results"]
     looks = style(rows)
     operations = list(dict.fromkeys(r["operation"] for r in rows if r["peer"] in looks))
-    size = (5.5 * len(operations), 8)
-    figure, axes = plt.subplots(2, len(operations), figsize=size, layout="constrained", sharex=True)
-    panels = [("median_ms", "milliseconds"), ("peak_mib", "peak memory above operands, MiB")]
-    for line, (quantity, label) in zip(axes.reshape(2, -1), panels, strict=True):
+    quantities = [("median_ms", "milliseconds"), ("peak_mib", "peak memory above operands, MiB")]
+    panels = [panel for panel in quantities if any(row.get(panel[0]) for row in rows)]
+    shape = len(panels), len(operations)
+    size = (5.5 * shape[1], 4 * shape[0])
+    figure, axes = plt.subplots(
+        *shape, figsize=size, layout="constrained", sharex=True, squeeze=False
+    )
+    for line, (quantity, label) in zip(axes, panels, strict=True):
         for axis, operation in zip(line, operations, strict=True):
             for peer, look in looks.items():
                 own = [r for r in rows if (r["peer"], r["operation"]) == (peer, operation)]
@@ -47,9 +51,9 @@ def scaling(document: dict[str, Any], path: Path) -> None:
             axis.set(xscale="log", yscale="log", title=operation, ylabel=label)
             axis.set_xscale("log", base=2)
             axis.grid(alpha=0.3)
-    for axis in axes.reshape(2, -1)[1]:
+    for axis in axes[-1]:
         axis.set_xlabel("N")
-    for axis in axes.reshape(2, -1)[0]:
+    for axis in axes[0]:
         axis.legend(fontsize=7)
     settings = document["settings"]
     first = next(row for row in rows if row["peer"] in looks)
