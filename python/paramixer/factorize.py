@@ -31,7 +31,7 @@ OPTIMIZERS = ("lbfgs", "adam")
 COLUMNS = {"lbfgs": 1024, "adam": 256}  # a batch of them; the states of the chain are (N, columns)
 NOISE = 1e-2  # of the start, relative: it tells equal factors apart
 # Pairs that L-BFGS remembers: many where they are short, as each costs a pass over its numbers.
-HISTORY_NUMBERS, LEAST_HISTORY, MOST_HISTORY = 1 << 19, 20, 100
+HISTORY_NUMBERS, LEAST_HISTORY, MOST_HISTORY = 1 << 20, 20, 100
 CHECK_EVERY = 50  # iterations between two looks at convergence
 
 Report = Callable[[int, float], None]  # takes iterations done in this restart and the error
@@ -231,6 +231,7 @@ def factorize(
     _check_range("learning_rate", learning_rate, 0 < learning_rate < math.inf, "positive")
     columns = COLUMNS[optimizer] if columns is None else check_size("factorize", "columns", columns)
 
+    # Starts far from the norm of A overflow in the first line searches in float32.
     scale = _spectral_norm(target) or 1.0
     objective = _Objective(target / scale, offsets, min(columns, length))
     best: SparseFactorization | None = None
