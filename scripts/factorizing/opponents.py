@@ -1,7 +1,7 @@
 """Approximations to compare with, each storing exactly as many values as it is told.
 
-What a method cannot spend on its own kind of term goes into its residual's largest entries, whose
-positions are not counted: in the opponent's favour.
+Where the numbers do not come out even, the last term keeps only its largest entries. Positions are
+not counted: in the opponent's favour.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ def truncated_svd(matrix: np.ndarray, numbers: int) -> np.ndarray:
     left, values, right = np.linalg.svd(matrix)
     rank = min(numbers // (2 * len(matrix)), len(matrix))
     approximation = (left[:, :rank] * values[:rank]) @ right[:rank]
-    return _spend(matrix, approximation, numbers - 2 * len(matrix) * rank)
+    if rank < len(matrix):
+        spare = numbers - 2 * len(matrix) * rank
+        approximation += _part(matrix - approximation, left[:, rank], right[rank], spare)
+    return approximation
 
 
 def monarch(matrix: np.ndarray, numbers: int) -> np.ndarray | None:
@@ -35,19 +38,29 @@ def monarch(matrix: np.ndarray, numbers: int) -> np.ndarray | None:
     slices = matrix.reshape(m, b, m, b).transpose(1, 2, 0, 3)  # (j, k, l, i)
     left, values, right = np.linalg.svd(slices, full_matrices=False)
     terms = min(numbers // (m + b), values.size)
+    order = np.argsort(-values, axis=None, kind="stable")
     kept = np.zeros(values.size, dtype=bool)
-    kept[np.argsort(-values, axis=None, kind="stable")[:terms]] = True
-    values = np.where(kept.reshape(values.shape), values, 0)
-    cut = (left * values[..., None, :]) @ right
-    approximation = cut.transpose(2, 0, 1, 3).reshape(length, length)
-    return _spend(matrix, approximation, numbers - terms * (m + b))
+    kept[order[:terms]] = True
+    cut = (left * np.where(kept.reshape(values.shape), values, 0)[..., None, :]) @ right
+    if terms < values.size:
+        j, k, r = np.unravel_index(order[terms], values.shape)
+        spare = numbers - terms * (m + b)
+        cut[j, k] += _part(slices[j, k] - cut[j, k], left[j, k, :, r], right[j, k, r], spare)
+    return cut.transpose(2, 0, 1, 3).reshape(length, length)
 
 
-def _spend(matrix: np.ndarray, approximation: np.ndarray, numbers: int) -> np.ndarray:
-    """The approximation with that many entries, the worst ones, made exact."""
-    if numbers == 0:
-        return approximation
-    worst = np.argsort(-np.abs(matrix - approximation), axis=None, kind="stable")[:numbers]
-    result = approximation.copy()
-    result.flat[worst] = matrix.flat[worst]
+def _part(residual: np.ndarray, left: np.ndarray, right: np.ndarray, numbers: int) -> np.ndarray:
+    """The best multiple of left x right when only that many of their entries are stored."""
+    if numbers < 2:  # one value alone makes no term
+        return np.zeros_like(residual)
+    left, right = _largest(left, numbers - numbers // 2), _largest(right, numbers // 2)
+    term = np.outer(left, right)
+    return term * ((residual * term).sum() / np.square(term).sum())
+
+
+def _largest(vector: np.ndarray, count: int) -> np.ndarray:
+    """The vector with zeros but in its largest entries."""
+    result = np.zeros_like(vector)
+    places = np.argsort(-np.abs(vector), kind="stable")[:count]
+    result[places] = vector[places]
     return result
