@@ -140,9 +140,9 @@ def study(path: Path) -> None:
     result.write_text(
         "Frobenius errors at exactly equal numbers of stored values; float64, Chord links, seeds "
         f"{chosen}.\n`python scripts/factorize.py --study {path}` writes this table.\n"
-        "Bold: the lower of sparse factors and truncated SVD. Monarch chooses by the data which terms "
-        "it keeps, and\nthat choice is not counted: small, very sparse matrices suit it. Seconds: on 2 "
-        "threads.\n\n" + "\n".join(rows) + "\n"
+        "Bold: the lower of sparse factors and truncated SVD. Monarch chooses by the data "
+        "which terms it keeps, and\nthat choice is not counted: small, very sparse matrices suit "
+        "it. Seconds: on 2 threads.\n\n" + "\n".join(rows) + "\n"
     )
 
 
