@@ -15,7 +15,7 @@ fi
 
 export PARAMIXER_CUDA=ON  # fails where the kernels cannot be built
 source scripts/environment.sh
-set_up_environment train,dev
+set_up_environment train,factorize,dev
 if ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   fail "nvidia-smi lists a GPU, but torch.cuda.is_available() is False: nothing was checked"
 fi

@@ -7,7 +7,7 @@ case "${1:-}" in
   "" | --slow) ;;
   *) fail "usage: test.sh [--slow] (got '$1')" ;;
 esac
-set_up_environment train,dev
+set_up_environment train,factorize,dev
 cd "$ROOT"
 
 say "Format, lint, types"

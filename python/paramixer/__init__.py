@@ -4,11 +4,14 @@ from paramixer._load import __version__, has_cuda  # before all else: registers 
 
 # isort: split
 from paramixer import compat, links, nn, reference, utils
+from paramixer.factorize import SparseFactorization, factorize
 from paramixer.ops import link_dot, link_weights, mix, mix_chain, mix_transpose
 
 __all__ = [
+    "SparseFactorization",
     "__version__",
     "compat",
+    "factorize",
     "has_cuda",
     "link_dot",
     "link_weights",

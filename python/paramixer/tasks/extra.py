@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+
+from paramixer._extras import needs_extra
 
 
-@contextmanager
-def train_extra(user: str) -> Iterator[None]:
+def train_extra(user: str) -> AbstractContextManager[None]:
     """Turns a failed import inside the block into an ImportError that names the remedy.
 
     Args:
@@ -16,11 +16,4 @@ def train_extra(user: str) -> Iterator[None]:
     Raises:
         ImportError: a package of the extra is missing.
     """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        raise ImportError(
-            f"{user} needs the package {package}, which is not installed. "
-            "Run: pip install paramixer[train]"
-        ) from error
+    return needs_extra(user, "train")

@@ -1,0 +1,1 @@
+"""What scripts/factorize.py is made of: matrices, opponents, pictures."""
