@@ -63,10 +63,10 @@ set_up_environment() {
   if ! cat "$ROOT/pyproject.toml" "$ROOT/scripts/constraints.txt" | cmp -s - "$stamp"; then
     say "Installing torch and the build tools (several GB the first time)"
     "$PYTHON" -m pip install -c "$ROOT/scripts/constraints.txt" torch numpy cmake ninja setuptools wheel |
-      grep -v "already satisfied"
+      sed '/already satisfied/d'
     say "Building paramixer (some minutes the first time), installing it with [$extras]"
     "$PYTHON" -m pip install -c "$ROOT/scripts/constraints.txt" --no-build-isolation -e "$ROOT[$extras]" |
-      grep -v "already satisfied"
+      sed '/already satisfied/d'
     cat "$ROOT/pyproject.toml" "$ROOT/scripts/constraints.txt" >"$stamp"
   else
     say "Building what changed"
