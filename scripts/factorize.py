@@ -20,6 +20,8 @@ import tomllib
 import warnings
 from pathlib import Path
 
+MISSING = "factorize: the package {} is missing. Run: pip install paramixer[factorize]"
+
 try:
     import numpy as np
     import paramixer
@@ -28,9 +30,7 @@ try:
     from rich.console import Console
     from rich.table import Table
 except ModuleNotFoundError as error:
-    sys.exit(
-        f"factorize: the package {error.name} is missing. Run: pip install paramixer[factorize]"
-    )
+    sys.exit(MISSING.format(error.name))
 except ImportError as error:
     sys.exit(f"factorize: {error}")
 
@@ -48,9 +48,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except ModuleNotFoundError as error:
-        sys.exit(
-            f"factorize: the package {error.name} is missing. Run: pip install paramixer[factorize]"
-        )
+        sys.exit(MISSING.format(error.name))
     except (OSError, ValueError, TypeError) as error:
         sys.exit(str(error))
 

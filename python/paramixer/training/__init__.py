@@ -1,8 +1,8 @@
 """Training with Lightning. Needs the optional packages: pip install paramixer[train]."""
 
-from paramixer.tasks.extra import train_extra
+from paramixer._extras import needs_extra
 
-with train_extra("paramixer.training"):
+with needs_extra("paramixer.training", "train"):
     import lightning
     import matplotlib
     import rich

@@ -3,11 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <functional>
 #include <numeric>
 
 #include "generators/parallel.h"
 #include "generators/random.h"
+#include "support.h"
 
 namespace paramixer::generators {
 namespace {
@@ -58,15 +58,6 @@ std::vector<uint8_t> parse(const std::string& text) {
     start = end + 1;
   }
   return tokens;
-}
-
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "no std::invalid_argument";
 }
 
 const ListOpsOptions kSmall{.max_depth = 5, .max_args = 5, .min_length = 16, .max_length = 64};

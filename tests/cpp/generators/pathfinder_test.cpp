@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <numeric>
 
 #include "generators/stamps.h"
+#include "support.h"
 
 namespace paramixer::generators {
 namespace {
@@ -16,15 +16,6 @@ uint64_t hash(const std::vector<uint8_t>& bytes) {  // FNV-1a
   uint64_t hash = 0xcbf29ce484222325;
   for (const uint8_t byte : bytes) hash = (hash ^ byte) * 0x100000001b3;
   return hash;
-}
-
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "no std::invalid_argument";
 }
 
 uint8_t pixel(const Stamp& stamp, int y, int x) {
