@@ -6,7 +6,7 @@ from paramixer.nn.feature_maps import EluPlusOne, Favor, FeatureMap, FeedForward
 from paramixer.nn.lama import LamaClassifier, LamaPooling, diversity_penalty
 from paramixer.nn.linear_attention import LinearAttention, LinearState, SimpleTron
 from paramixer.nn.monarch import Monarch, monarch_matrix, project_monarch
-from paramixer.nn.paramixer import Paramixer, PSFAttention
+from paramixer.nn.paramixer import Paramixer, PSFAttention, average_init
 
 __all__ = [
     "EluPlusOne",
@@ -23,6 +23,7 @@ __all__ = [
     "Relu",
     "SequenceClassifier",
     "SimpleTron",
+    "average_init",
     "dense_map",
     "diversity_penalty",
     "monarch_matrix",
