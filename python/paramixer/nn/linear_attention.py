@@ -287,16 +287,19 @@ def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """
     length, features = queries.shape[2:]
     size = max(LEAST_CHUNK, features)
-    chunks = -(-length // size)
+    # At least two chunks and one row of padding: a program exported without keeps to such an N,
+    # as do divisions of a dimension, so that chunks are unfolded and rows selected.
+    chunks = length // size + 2
     padding = (0, 0, 0, chunks * size - length)
     queries, keys, values = (
-        F.pad(rows, padding).unflatten(2, (chunks, size)) for rows in (queries, keys, values)
+        F.pad(rows, padding).unfold(2, size, size).mT for rows in (queries, keys, values)
     )
     within = (queries @ keys.mT).tril()
     product, total = _before(keys.mT @ values), _before(keys.sum(3).unsqueeze(4))
     mixed = within @ values + queries @ product
     normaliser = within.sum(4, keepdim=True) + queries @ total
-    return _divide(mixed, normaliser).flatten(2, 3)[:, :, :length]
+    kept = torch.arange(length, device=mixed.device)
+    return _divide(mixed, normaliser).flatten(2, 3).index_select(2, kept)
 
 
 def _before(sums: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class Monarch(nn.Module):
 
     Values (a linear layer) of each head are multiplied by that head's matrix in two batches of
     dense products, and a linear layer follows. Sequences shorter than `length` use the first rows
-    and columns. Dao et al. (ICML 2022, arXiv 2204.00595).
+    and columns, at the cost of all. Dao et al. (ICML 2022, arXiv 2204.00595).
 
     Args:
         width: width E of the input and of the result.
@@ -74,15 +74,17 @@ class Monarch(nn.Module):
         """Mixes x (B, N, E) into (B, N, E)."""
         check_rows("Monarch", "x", x, self.width)
         check_sequence("Monarch", x, mask, self.length)
-        length = x.shape[1]
-        blocks = -(-length // self.block)  # those that hold any row
-        value = self.value(zero_padding(x, mask))
-        value = F.pad(zero_padding(value, mask), (0, 0, 0, blocks * self.block - length))
+        blocks = self.inner.shape[1]
+        rows = blocks * self.block
+        value = zero_padding(self.value(zero_padding(x, mask)), mask)
+        # Rows are added and taken away such that a program exported with N = m b takes any N.
+        value = F.pad(value, (0, 0, 0, rows))[:, :rows]
         value = value.unflatten(2, (self.heads, -1)).unflatten(1, (blocks, self.block))
-        value = torch.einsum("hkji,bkihd->bkjhd", self.inner[:, :blocks], value)
-        value = torch.einsum("hjlk,bkjhd->bljhd", self.outer[:, :, :blocks, :blocks], value)
-        mixed = self.output(value.flatten(3).flatten(1, 2)[:, :length])
-        return zero_padding(mixed, mask)
+        value = torch.einsum("hkji,bkihd->bkjhd", self.inner, value)
+        value = torch.einsum("hjlk,bkjhd->bljhd", self.outer, value)
+        kept = torch.arange(x.shape[1], device=x.device)
+        mixed = value.flatten(3).flatten(1, 2).index_select(1, kept)
+        return zero_padding(self.output(mixed), mask)
 
     def matrix(self) -> Tensor:
         """The matrix of every head that `forward` applies to the values, (H, length, length)."""

@@ -320,7 +320,7 @@ def planted(generator):
     return x, padding_mask(lengths.tolist(), 60), target
 
 
-@both_contexts
+@pytest.mark.parametrize("context", ["learned", pytest.param("mean", marks=pytest.mark.slow)])
 def test_trains(context):
     """Finds the keyword within 200 steps."""
     torch.manual_seed(0)

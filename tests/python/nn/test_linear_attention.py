@@ -182,6 +182,14 @@ def test_steps_of_16_bits_have_a_float32_state():
     )
 
 
+def test_export_of_several_chunks():
+    module, x = make("gated", causal=True), inputs(128)
+    dims = {1: torch.export.Dim("length", max=1000)}
+    program = torch.export.export(module, (x,), dynamic_shapes={"x": dims})
+    for other in (inputs(64), inputs(300)):
+        close(program.module()(other), module(other))
+
+
 @every_map
 def test_cross_attention(name):
     module, x, memory = make(name), inputs(9), inputs(6) - 0.3
@@ -423,7 +431,15 @@ def needle(generator):
     return tokens.scatter(1, place, target.unsqueeze(1) + 4), target
 
 
-@pytest.mark.parametrize("name", ["elu", "single", "gated", "gated-2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "elu",
+        "gated",
+        pytest.param("single", marks=pytest.mark.slow),
+        pytest.param("gated-2", marks=pytest.mark.slow),
+    ],
+)
 def test_trains(name):
     """The first row has to find the needle, within 200 steps."""
     torch.manual_seed(0)
