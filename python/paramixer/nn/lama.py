@@ -126,7 +126,9 @@ class LamaClassifier(nn.Module):
     """Embedding, bidirectional GRU, `LamaPooling` of its states, and two linear layers.
 
     The network of arXiv 1912.00835 with its sizes as defaults. The GRU is packed, so that its
-    backward direction starts at the last valid token; the authors' starts in the padding.
+    backward direction starts at the last valid token; the authors' starts in the padding. PyTorch
+    cannot export a packed GRU, and `torch.compile` leaves it out of its graphs; `LamaPooling` has
+    neither limit.
 
     Args:
         vocabulary: number of tokens.

@@ -287,8 +287,8 @@ def _causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """
     length, features = queries.shape[2:]
     size = max(LEAST_CHUNK, features)
-    # At least two chunks and one row of padding: a program exported without keeps to such an N,
-    # as do divisions of a dimension, so that chunks are unfolded and rows selected.
+    # An exported program keeps to its N where there is a single chunk, no padding, a slice that
+    # takes all or a divided dimension: so two chunks at least, with room to spare, are unfolded.
     chunks = length // size + 2
     padding = (0, 0, 0, chunks * size - length)
     queries, keys, values = (

@@ -300,6 +300,12 @@ def test_classifier_copies():
     assert model(x[:0], mask[:0]).shape == (0, 4)
 
 
+def test_classifier_compiles_around_its_gru():
+    torch._dynamo.reset()
+    model, x, mask = classifier(), tokens(), padding_mask([9, 5, 0])
+    close(torch.compile(model, backend="aot_eager")(x, mask), model(x, mask))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_classifier_under_autocast(dtype):
     model, x, mask = classifier(torch.float32), tokens(), padding_mask([9, 5, 2])
