@@ -27,6 +27,12 @@ def check_size(function: str, name: str, value: SupportsIndex, most: int | None 
     return size
 
 
+def check_heads(module: str, heads: int, width: int) -> None:
+    """ValueError unless heads divide width."""
+    if width % heads != 0:
+        raise ValueError(f"{module}: heads must divide width (got heads {heads} and width {width})")
+
+
 def check_offsets(
     function: str, name: str, offsets: Sequence[Sequence[SupportsIndex]]
 ) -> list[list[int]]:
@@ -43,12 +49,6 @@ def check_choice(function: str, name: str, value: str, choices: Collection[str])
     """ValueError unless the value is one of the choices."""
     if value not in choices:
         raise ValueError(f"{function}: {name} must be one of {tuple(choices)} (got {value!r})")
-
-
-def check_heads(module: str, heads: int, width: int) -> None:
-    """ValueError unless heads divide width."""
-    if width % heads != 0:
-        raise ValueError(f"{module}: heads must divide width (got heads {heads} and width {width})")
 
 
 def check_rows(module: str, name: str, x: Tensor, width: int) -> None:

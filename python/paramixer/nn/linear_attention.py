@@ -88,7 +88,7 @@ class LinearAttention(_HeadAttention):
     Raises:
         ValueError: at construction when an argument is out of range, heads do not divide width,
             or a causal module gets a map that is not row-wise; in the call when a tensor has the
-            wrong shape, or memory is given to a causal module.
+            wrong shape, memory is given to a causal module, or memory_mask without memory.
         TypeError: at construction when a size is not an integer or feature_map is no such map; in
             the call when x or memory is not floating or a mask is not bool.
     """
@@ -130,11 +130,10 @@ class LinearAttention(_HeadAttention):
         """Mixes x (B, N, E) into (B, N, E); see the class for the other arguments."""
         self._check("x", x, "mask", mask)
         x = zero_padding(x, mask)
+        self._check_memory(x, memory, memory_mask)
         if memory is None:
             memory, memory_mask = x, mask
-        else:
-            self._check_memory(x, memory, memory_mask)
-            memory = zero_padding(memory, memory_mask)
+        memory = zero_padding(memory, memory_mask)
         query, key, value = self.query(x), self.key(memory), self.value(memory)
         with torch.autocast(x.device.type, enabled=False):
             queries, keys = self._features(self._split(query), self._split(key), memory_mask)
@@ -206,7 +205,11 @@ class LinearAttention(_HeadAttention):
             keys = keys.masked_fill(~mask[:, None, :, None], 0)
         return self.feature_map.queries(query), keys
 
-    def _check_memory(self, x: Tensor, memory: Tensor, memory_mask: Tensor | None) -> None:
+    def _check_memory(self, x: Tensor, memory: Tensor | None, memory_mask: Tensor | None) -> None:
+        if memory is None:
+            if memory_mask is not None:
+                raise ValueError("LinearAttention: memory_mask must be None without memory")
+            return
         self._check("memory", memory, "memory_mask", memory_mask)
         if self.causal:
             raise ValueError("LinearAttention: memory must be None for causal attention")

@@ -541,6 +541,8 @@ def test_call_errors():
         module(x, None, memory[:1])
     with pytest.raises(ValueError, match=r"memory_mask must be \(B, N\) = \[2, 6\] \(got shape"):
         module(x, None, memory, padding_mask([9, 4]))
+    with pytest.raises(ValueError, match="memory_mask must be None without memory"):
+        module(x, None, None, padding_mask([9, 4]))
     with pytest.raises(ValueError, match="memory must be None for causal attention"):
         causal(x, None, memory)
     with pytest.raises(ValueError, match=r"step needs causal to be True \(got False\)"):
