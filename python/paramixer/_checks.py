@@ -27,6 +27,12 @@ def check_size(function: str, name: str, value: SupportsIndex, most: int | None 
     return size
 
 
+def check_heads(module: str, heads: int, width: int) -> None:
+    """ValueError unless heads divide width."""
+    if width % heads != 0:
+        raise ValueError(f"{module}: heads must divide width (got heads {heads} and width {width})")
+
+
 def check_offsets(
     function: str, name: str, offsets: Sequence[Sequence[SupportsIndex]]
 ) -> list[list[int]]:
@@ -45,6 +51,14 @@ def check_choice(function: str, name: str, value: str, choices: Collection[str])
         raise ValueError(f"{function}: {name} must be one of {tuple(choices)} (got {value!r})")
 
 
+def check_rows(module: str, name: str, x: Tensor, width: int) -> None:
+    """Raises unless x is (B, N, width) and floating."""
+    if x.dim() != 3 or x.shape[2] != width:
+        raise ValueError(f"{module}: {name} must be (B, N, {width}) (got shape {list(x.shape)})")
+    if not x.is_floating_point():
+        raise TypeError(f"{module}: {name} must be floating (got {x.dtype})")
+
+
 def check_sequence(module: str, x: Tensor, mask: Tensor | None, length: int) -> None:
     """Raises unless x (B, N, ..) has N <= length and mask, where given, is (B, N) and bool."""
     if x.shape[1] > length:
@@ -52,10 +66,14 @@ def check_sequence(module: str, x: Tensor, mask: Tensor | None, length: int) -> 
             f"{module}: x must not be longer than length {length} (got N = {x.shape[1]})"
         )
     if mask is not None:
-        if mask.dtype != torch.bool:
-            raise TypeError(f"{module}: mask must be bool (got {mask.dtype})")
-        if mask.shape != x.shape[:2]:
-            raise ValueError(
-                f"{module}: mask must be (B, N) = {list(x.shape[:2])} "
-                f"(got shape {list(mask.shape)})"
-            )
+        check_mask(module, "mask", x, mask)
+
+
+def check_mask(module: str, name: str, x: Tensor, mask: Tensor) -> None:
+    """Raises unless mask is (B, N), that of x (B, N, ..), and bool."""
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{module}: {name} must be bool (got {mask.dtype})")
+    if mask.shape != x.shape[:2]:
+        raise ValueError(
+            f"{module}: {name} must be (B, N) = {list(x.shape[:2])} (got shape {list(mask.shape)})"
+        )

@@ -37,6 +37,11 @@ def load_official(
     `g.network.{0,2}`, both also after `attention.{layer}.`; `final` or, for the head with a hidden
     layer, `final.{0,2}`. The published code saves tables that it does not use; they may be present.
 
+    Nothing normalises trained factors: the logits of the published Pathfinder network were seen to
+    reach 3.6e5, its states more. float32 and bfloat16 hold that. In float16, autocast included,
+    states beyond 65504 are infinite and the logits of their sequences infinite or NaN, never
+    finite and wrong; other sequences of the batch are not touched. So use bfloat16 for 16 bits.
+
     Dropout is zero in the result: set `model.dropout.p` and its like to train on.
 
     Args:

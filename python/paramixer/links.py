@@ -101,6 +101,76 @@ def reach(offsets: Sequence[Sequence[int]], length: int) -> int | None:
     return len(factors) if reached.all() else None
 
 
+def average(offsets: Sequence[Sequence[int]], length: int) -> list[list[float]]:
+    """Weights, the same in all rows, with which the product of the factors averages all positions.
+
+    A factor whose weights are 1/p at the offsets a, a + s, .., a + (p - 1) s modulo s p averages
+    over the digit of place value s and radix p of a position; digits whose radices multiply to N
+    average over all positions, and other factors only shift. So there are such weights if the
+    factors offer those digits: Chord and CDIL of default size do for N = 2^n and N = 3 2^n.
+    (For N = 2^n these are the one-peer exponential graphs, in general hyper-cuboids, which Jiang,
+    Nguyen, Uribe and Ying, arXiv 2401.14596, compare with.)
+
+    Args:
+        offsets: M lists of offsets, of any sign and size.
+        length: ring length N >= 1.
+
+    Returns:
+        M lists of weights: 1/p at p of a factor's offsets, or 1 at its first, and 0 elsewhere. The
+        product of the factors is the N x N matrix of entries 1/N.
+
+    Raises:
+        ValueError: `length` is below 1, a factor has no offset, or the digits are not there.
+        TypeError: `length` or an offset is not an integer.
+    """
+    length = check_size("average", "length", length)
+    factors = check_offsets("average", "offsets", offsets)
+    if not all(factors):
+        raise ValueError(f"average: offsets must hold at least one a factor (got {factors})")
+    found = _digits(dict(enumerate(factors)), length, place=1)
+    if found is None:
+        raise ValueError(
+            f"average: offsets must let single factors average digits that make up N = {length} "
+            f"(got {len(factors)} factors that do not)"
+        )
+    weights = []
+    for m, factor in enumerate(factors):
+        chosen = found.get(m, [0])
+        weights.append([1 / len(chosen) if k in chosen else 0.0 for k in range(len(factor))])
+    return weights
+
+
+def _digits(factors: dict[int, list[int]], length: int, place: int) -> dict[int, list[int]] | None:
+    """The links of each factor that average its digit, for digits from `place` up to `length`."""
+    if place == length:
+        return {}
+    tried = set()  # equal factors fail alike
+    for m, factor in factors.items():
+        if tuple(factor) in tried:
+            continue
+        tried.add(tuple(factor))
+        others = {other: offsets for other, offsets in factors.items() if other != m}
+        for radix in range(2, len(factor) + 1):
+            if length % (place * radix) != 0:
+                continue
+            chosen = _digit(factor, place, radix)
+            rest = None if chosen is None else _digits(others, length, place * radix)
+            if chosen is not None and rest is not None:
+                return {m: chosen, **rest}
+    return None
+
+
+def _digit(factor: list[int], place: int, radix: int) -> list[int] | None:
+    """The links at a, a + place, .., a + (radix - 1) place modulo place * radix, if there are."""
+    modulus = place * radix
+    links = {offset % modulus: k for k, offset in reversed(list(enumerate(factor)))}
+    for start in links:
+        digit = [(start + step * place) % modulus for step in range(radix)]
+        if all(residue in links for residue in digit):
+            return [links[residue] for residue in digit]
+    return None
+
+
 def _any_shift(reached: np.ndarray, shifts: set[int]) -> np.ndarray:
     result = np.zeros_like(reached)
     for shift in shifts:

@@ -7,6 +7,8 @@ not counted: in the opponent's favour.
 from __future__ import annotations
 
 import numpy as np
+import torch
+from paramixer.nn.monarch import from_monarch_slices, monarch_slices
 
 
 def truncated_svd(matrix: np.ndarray, numbers: int) -> np.ndarray:
@@ -23,19 +25,16 @@ def truncated_svd(matrix: np.ndarray, numbers: int) -> np.ndarray:
 def monarch(matrix: np.ndarray, numbers: int) -> np.ndarray | None:
     """The best product of two block-diagonal matrices with a permutation between them.
 
-    For N = m b the closed form of Dao et al., "Monarch" (ICML 2022, arXiv 2204.00595): with rows
-    (l, j) and columns (k, i), every (m, b) slice at fixed (j, k) is cut to its leading singular
-    terms. Here the slices share the budget: the largest terms of all of them are kept.
+    As `paramixer.nn.project_monarch` with its default blocks, m of b x b and b of m x m, but for
+    the budget: the slices share it, and the largest singular terms of all of them are kept.
 
     Returns:
         The approximation, or None for a prime N, which has no such blocks.
     """
-    length = len(matrix)
-    b = max(d for d in range(1, int(length**0.5) + 1) if length % d == 0)
+    slices = monarch_slices(torch.from_numpy(matrix)).numpy()
+    b, m = slices.shape[:2]
     if b == 1:
         return None
-    m = length // b
-    slices = matrix.reshape(m, b, m, b).transpose(1, 2, 0, 3)  # (j, k, l, i)
     left, values, right = np.linalg.svd(slices, full_matrices=False)
     terms = min(numbers // (m + b), values.size)
     order = np.argsort(-values, axis=None, kind="stable")
@@ -46,7 +45,7 @@ def monarch(matrix: np.ndarray, numbers: int) -> np.ndarray | None:
         j, k, r = np.unravel_index(order[terms], values.shape)
         spare = numbers - terms * (m + b)
         cut[j, k] += _part(slices[j, k] - cut[j, k], left[j, k, :, r], right[j, k, r], spare)
-    return cut.transpose(2, 0, 1, 3).reshape(length, length)
+    return from_monarch_slices(torch.from_numpy(cut)).numpy()
 
 
 def _part(residual: np.ndarray, left: np.ndarray, right: np.ndarray, numbers: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import paramixer
 import pytest
 import torch
 from paramixer import reference
+from torch.profiler import ProfilerActivity, profile
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -189,6 +190,20 @@ def forward_and_gradients(function, operands, offsets, grad):
     leaves = [operand.detach().requires_grad_() for operand in operands]
     result = function(*leaves, offsets)
     return [result.detach(), *torch.autograd.grad(result, leaves, grad.to(result.dtype))]
+
+
+def peak_bytes(function):
+    """The most that PyTorch's CPU allocator has given out at a time while `function` ran."""
+    options = {"activities": [ProfilerActivity.CPU], "profile_memory": True, "acc_events": True}
+    with profile(**options) as profiled:
+        function()
+    events = profiled.profiler.kineto_results.events()
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak
 
 
 _SAVE_RESULTS = """

@@ -1,5 +1,6 @@
 """Published parameter sets against the published formulas, written out with gather and scatter."""
 
+import copy
 from dataclasses import dataclass, replace
 
 import pytest
@@ -269,6 +270,106 @@ def test_float64_and_gradients(network):
     )
     logits.square().sum().backward()
     assert all(parameter.grad.any() for parameter in model.parameters())
+
+
+def layers(count, *shapes):
+    """Names and shapes of the linear layers of `count` small networks fs."""
+    names = [f"fs.{m}.network" for m in range(count)] + ["g.network"]
+    tensors = {}
+    for name in names:
+        inner, outer = shapes[-1] if name == "g.network" else shapes[0]
+        tensors |= {f"{name}.0.weight": inner, f"{name}.0.bias": inner[:1]}
+        tensors |= {f"{name}.2.weight": outer, f"{name}.2.bias": outer[:1]}
+    return tensors
+
+
+# What the four published files of PSF-Attn hold (SparseFactorization, LRA/attention_maps).
+CHECKPOINTS = {
+    "pathfinder_epoch27": (
+        "psf-pathfinder",
+        {"embedding.weight": (225, 32), "pos_embedding.weight": (1024, 32)}
+        | layers(11, ((128, 32), (12, 128)), ((128, 32), (32, 128)))
+        | {"final.weight": (2, 32768), "final.bias": (2,)},
+    ),
+    "PSF_5": (
+        "psf-pathfinder-5",
+        {"embedding.weight": (225, 32), "pos_embedding.weight": (1024, 32)}
+        | layers(11, ((32, 32), (12, 32)), ((32, 32), (32, 32)))
+        | {"final.weight": (2, 32768), "final.bias": (2,)},
+    ),
+    "cifar10_epoch35": (
+        "psf-image",
+        {"embedding.weight": (256, 16), "pos_embedding.weight": (1024, 16)}
+        | layers(10, ((16, 16), (11, 16)), ((16, 16), (16, 16)))
+        | {"final.0.weight": (16, 16384), "final.0.bias": (16,)}
+        | {"final.2.weight": (10, 16), "final.2.bias": (10,)},
+    ),
+    "imdb_epoch138": (
+        "psf-text",
+        {"embedding.weight": (97, 32), "pos_embedding.weight": (4097, 32)}
+        | layers(12, ((128, 32), (13, 128)), ((128, 32), (32, 128)))
+        | {"final.weight": (2, 32), "final.bias": (2,)},
+    ),
+}
+
+
+@pytest.mark.parametrize("file", CHECKPOINTS)
+def test_published_checkpoints(file):
+    """The networks of the table are those in the files, and load from exactly what these hold."""
+    name, shapes = CHECKPOINTS[file]
+    state_dict = {key: torch.zeros(shape) for key, shape in shapes.items()}
+    drawn = random_state_dict(NETWORKS[name])
+    assert {key: tuple(tensor.shape) for key, tensor in drawn.items()} == shapes
+    assert load(NETWORKS[name], state_dict).length == NETWORKS[name].length
+
+
+def grown(magnitude):
+    """A network of Pathfinder's size with links so large that its logits reach `magnitude`.
+
+    Trained factors grow like this: nothing normalises them. Also inputs and the exact logits.
+    """
+    network = NETWORKS["psf-pathfinder"]
+    torch.manual_seed(0)
+    state_dict, x = random_state_dict(network), random_input(network, 8)
+
+    def exact():
+        double = {key: tensor.double() for key, tensor in state_dict.items()}
+        return published_formula(network, double, x)
+
+    gain = (magnitude / exact().abs().max()).item() ** (1 / network.factors)
+    for key, tensor in state_dict.items():
+        if key.startswith("fs.") and ".network.2." in key:
+            tensor *= gain
+    return network, state_dict, x, exact()
+
+
+def test_magnitudes_of_trained_factors():
+    """3.6e5 is what the published Pathfinder network was seen to reach, and more than float16."""
+    network, state_dict, x, exact = grown(3.6e5)
+    model = load(network, state_dict)
+    with torch.no_grad():
+        allowed = 2 * relative(published_formula(network, state_dict, x), exact)
+        assert relative(model(x), exact) <= max(1e-6, allowed)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert relative(model(x).double(), exact) < 0.03
+        with torch.autocast("cpu", torch.float16):
+            assert not model(x).isfinite().any()
+        assert relative(copy.deepcopy(model).bfloat16()(x).double(), exact) < 0.03
+        assert not copy.deepcopy(model).half()(x).isfinite().any()
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_float16_is_right_or_not_finite(autocast):
+    """States beyond 65504 become infinite in the sequences that have them, and in no others."""
+    network, state_dict, x, exact = grown(1.4e4)
+    model = load(network, state_dict)
+    with torch.no_grad(), torch.autocast("cpu", torch.float16, enabled=autocast):
+        largest = load(network, state_dict).double().encode(x).abs().amax((1, 2))
+        logits = (model if autocast else model.half())(x)
+    assert 0 < (largest > 65504).sum() < len(x)
+    finite = logits.isfinite().all(1)
+    assert torch.equal(finite, largest < 65504)
+    assert relative(logits[finite].double(), exact[finite]) < 0.03
 
 
 def test_positions_by_default():

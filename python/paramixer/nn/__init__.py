@@ -2,6 +2,30 @@
 
 from paramixer.nn.classifier import SequenceClassifier
 from paramixer.nn.dense import dense_map
-from paramixer.nn.paramixer import Paramixer, PSFAttention
+from paramixer.nn.feature_maps import EluPlusOne, Favor, FeatureMap, FeedForwardKernel, Relu
+from paramixer.nn.lama import LamaClassifier, LamaPooling, diversity_penalty
+from paramixer.nn.linear_attention import LinearAttention, LinearState, SimpleTron
+from paramixer.nn.monarch import Monarch, monarch_matrix, project_monarch
+from paramixer.nn.paramixer import Paramixer, PSFAttention, average_init
 
-__all__ = ["PSFAttention", "Paramixer", "SequenceClassifier", "dense_map"]
+__all__ = [
+    "EluPlusOne",
+    "Favor",
+    "FeatureMap",
+    "FeedForwardKernel",
+    "LamaClassifier",
+    "LamaPooling",
+    "LinearAttention",
+    "LinearState",
+    "Monarch",
+    "PSFAttention",
+    "Paramixer",
+    "Relu",
+    "SequenceClassifier",
+    "SimpleTron",
+    "average_init",
+    "dense_map",
+    "diversity_penalty",
+    "monarch_matrix",
+    "project_monarch",
+]

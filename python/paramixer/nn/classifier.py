@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from paramixer._checks import check_choice, check_integer, check_sequence, check_size
+from paramixer.nn._rows import zero_padding
 
 POSITIONS = ("none", "learned", "sinusoidal")
 POOLINGS = ("flatten", "mean", "first", "valid")
@@ -157,7 +158,7 @@ class SequenceClassifier(nn.Module):
         """The embedded input (B, N, E), with positions, zero at padding."""
         self._check(x, mask)
         embedded = self.embedding_dropout(self.positions(self.embedding(x)))
-        return _zero_padding(embedded, mask)
+        return zero_padding(embedded, mask)
 
     def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """What is pooled: (B, N, width of the last mixer's result), zero at padding."""
@@ -172,7 +173,7 @@ class SequenceClassifier(nn.Module):
             if self.norm:
                 mixed = state + mixed
             state = mixed
-        return _zero_padding(self.final_norm(state), mask)
+        return zero_padding(self.final_norm(state), mask)
 
     def _pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if self.pooling == "flatten":
@@ -222,10 +223,6 @@ class SequenceClassifier(nn.Module):
             f"width={self.width}, length={self.length}, pooling={self.pooling}, "
             f"links_from={links_from}, norm={self.norm}"
         )
-
-
-def _zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
-    return x if mask is None else x.masked_fill(~mask.unsqueeze(2), 0)
 
 
 def _result_widths(

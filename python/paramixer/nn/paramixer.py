@@ -240,6 +240,42 @@ class PSFAttention(Paramixer):
         super().__init__(width, length, residual="initial", **options)
 
 
+@torch.no_grad()
+def average_init(module: Paramixer) -> None:
+    """Makes a mixer start as the mean: every row of its result is that of all rows of the values.
+
+    The links are constants at first, see `paramixer.links.average`, for sequences of the module's
+    full length; their dependence on the data is learned. Later, shorter ones are averaged roughly.
+
+    Args:
+        module: of residual "none" or "previous", with biases. Its `link_output` is overwritten.
+
+    Raises:
+        TypeError: `module` is not a Paramixer.
+        ValueError: its residual is "initial", which adds V_0 to any product; it has no biases; its
+            offsets allow no average, see `paramixer.links.average`, or with residual "previous"
+            hold no self link in some factor.
+    """
+    if not isinstance(module, Paramixer):
+        raise TypeError(f"average_init: module must be a Paramixer (got {type(module).__name__})")
+    check_choice("average_init", "residual of module", module.residual, ("none", "previous"))
+    bias = module.link_output.bias
+    if bias is None:
+        raise ValueError("average_init: module must have biases (got bias False)")
+    weights = protocols.average(module.offsets, module.length)
+    if module.residual == "previous":  # which adds the identity to every factor
+        for factor, offsets in zip(weights, module.offsets, strict=True):
+            own = [k for k, offset in enumerate(offsets) if offset % module.length == 0]
+            if not own:
+                raise ValueError(
+                    "average_init: module must have a self link in every factor for residual "
+                    f"previous (got offsets {offsets})"
+                )
+            factor[own[0]] -= 1
+    module.link_output.weight.zero_()
+    bias.copy_(torch.tensor(weights, dtype=torch.float64).repeat(1, module.heads))
+
+
 def _offsets(
     protocol: str | Sequence[Sequence[int]], length: int, factors: int | None, links: int | None
 ) -> list[list[int]]:
