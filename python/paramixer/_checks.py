@@ -45,6 +45,14 @@ def check_choice(function: str, name: str, value: str, choices: Collection[str])
         raise ValueError(f"{function}: {name} must be one of {tuple(choices)} (got {value!r})")
 
 
+def check_rows(module: str, name: str, x: Tensor, width: int) -> None:
+    """Raises unless x is (B, N, width) and floating."""
+    if x.dim() != 3 or x.shape[2] != width:
+        raise ValueError(f"{module}: {name} must be (B, N, {width}) (got shape {list(x.shape)})")
+    if not x.is_floating_point():
+        raise TypeError(f"{module}: {name} must be floating (got {x.dtype})")
+
+
 def check_sequence(module: str, x: Tensor, mask: Tensor | None, length: int) -> None:
     """Raises unless x (B, N, ..) has N <= length and mask, where given, is (B, N) and bool."""
     if x.shape[1] > length:
