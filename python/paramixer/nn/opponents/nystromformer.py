@@ -52,32 +52,33 @@ class Nystromformer(HeadedMixer):
         kernel = check_size("Nystromformer", "kernel", kernel)
         if kernel % 2 == 0:
             raise ValueError(f"Nystromformer: kernel must be odd (got {kernel})")
-        size, around = (kernel, 1), (kernel // 2, 0)
-        self.convolution = nn.Conv2d(
-            self.heads, self.heads, size, padding=around, groups=self.heads, bias=False
+        # Not Conv2d, whose CPU backward in torch 2.11 corrupts memory with one head and N < kernel.
+        self.convolution = nn.Conv1d(
+            self.heads, self.heads, kernel, padding=kernel // 2, groups=self.heads, bias=False
         )
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """See the class."""
         valid = query.new_ones(1, query.shape[2], dtype=torch.bool) if mask is None else mask
         valid = attended(valid)
-        means, used = self._segments(valid)
-        query_marks, key_marks = (means.to(x.dtype).unsqueeze(1) @ x for x in (query, key))
+        means, used = self._segments(valid, query.dtype)
+        query_marks, key_marks = means.unsqueeze(1) @ query, means.unsqueeze(1) @ key
         used, valid = used[:, None, None], valid[:, None, None]
         marks = F.scaled_dot_product_attention(query_marks, key, value, attn_mask=valid)
         marks = self._inverse(query_marks, key_marks, used).to(value.dtype) @ marks
         mixed = F.scaled_dot_product_attention(query, key_marks, marks, attn_mask=used)
         in_place = value if mask is None else zero_padding(value, mask[:, None])
-        return mixed + self.convolution(in_place)
+        channels = in_place.movedim(3, 1)
+        return mixed + self.convolution(channels.flatten(0, 1)).view_as(channels).movedim(1, 3)
 
-    def _segments(self, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def _segments(self, valid: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The matrices (B, m, N) that take means of segments, and which (B, m) have any row."""
         ordinal, count = valid.cumsum(1) - 1, valid.sum(1, keepdim=True)
         segment = ordinal * self.landmarks // count.clamp(min=1)
         marks = torch.arange(self.landmarks, device=valid.device).unsqueeze(1)
         member = (segment.unsqueeze(1) == marks) & valid.unsqueeze(1)
         sizes = member.sum(2, keepdim=True)
-        return member / sizes.clamp(min=1), sizes.squeeze(2) > 0
+        return member.to(dtype) / sizes.clamp(min=1), sizes.squeeze(2) > 0
 
     def _inverse(self, query: Tensor, key: Tensor, used: Tensor) -> Tensor:
         """An approximation of s(Q~ K~^T)^+, (B, H, m, m), zero for landmarks that are not used."""

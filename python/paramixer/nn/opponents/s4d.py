@@ -86,8 +86,7 @@ class S4D(nn.Module):
             return 2 * ((gain.unsqueeze(2) * outer) @ inner).real.flatten(2)
 
     def _convolve(self, x: Tensor) -> Tensor:
-        rows = x.shape[1]
-        forth, back = self.kernels().narrow(2, 0, rows).unbind()
+        forth, back = self.kernels()[..., : (rows := x.shape[1])]
         with torch.autocast(x.device.type, enabled=False):
             # The second kernel lies at the negative distances of a ring twice as long.
             ring = torch.fft.rfft(torch.cat((forth, back.flip(1)), 1))

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramixer._checks import check_size
@@ -65,23 +64,20 @@ class EncoderBlock(nn.Module):
         self.mixer = mixer
         self.mixer_norm = nn.LayerNorm(self.width, bias=bias)
         self.row_norm = nn.LayerNorm(self.width, bias=bias)
-        self.row_hidden = nn.Linear(self.width, hidden, bias=bias)
-        self.row_output = nn.Linear(hidden, self.width, bias=bias)
         self.dropout = nn.Dropout(dropout)
+        inner, outer = nn.Linear(self.width, hidden, bias), nn.Linear(hidden, self.width, bias)
+        self.rows = nn.Sequential(inner, nn.GELU(), nn.Dropout(dropout), outer, self.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mixes x (B, N, E) into (B, N, E)."""
         x = padded_input(self, x, mask)
         if self.norm_first:
             x = x + self.dropout(self.mixer(self.mixer_norm(x), mask))
-            x = x + self._rows(self.row_norm(x))
+            x = x + self.rows(self.row_norm(x))
         else:
             x = self.mixer_norm(x + self.dropout(self.mixer(x, mask)))
-            x = self.row_norm(x + self._rows(x))
+            x = self.row_norm(x + self.rows(x))
         return zero_padding(x, mask)
-
-    def _rows(self, x: Tensor) -> Tensor:
-        return self.dropout(self.row_output(self.dropout(F.gelu(self.row_hidden(x)))))
 
 
 class TransformerBlock(EncoderBlock):
