@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -198,7 +199,7 @@ def test_performer_comes_near_softmax_attention():
 
 
 def test_directions_of_performer():
-    """Orthogonal in blocks of d, with the lengths of normal vectors; 14 = floor(8 ln 8) - 2."""
+    """Orthogonal in blocks of d, with the lengths of normal vectors; floor(d ln d) by default."""
     torch.manual_seed(0)
     module = Performer(16, 4, heads=2, features=2000)
     for block in module.directions.split(8)[:20]:
@@ -431,13 +432,22 @@ def test_dropout_in_training_only():
         assert torch.equal(module(x), module(x))
 
 
-MIXERS = [SoftmaxAttention, Linformer, Performer, Nystromformer, LocalAttention, S4D]
+SMALL = {
+    SoftmaxAttention: {},
+    TransformerBlock: {},
+    Linformer: {"rank": 4},
+    Performer: {"features": 8},
+    Nystromformer: {"landmarks": 4, "iterations": 3, "kernel": 3},
+    LocalAttention: {"window": 5},
+    S4D: {"states": 4},
+}
 
 
-@pytest.mark.parametrize("mixer", [*MIXERS, TransformerBlock])
-def test_classifier_around_each(mixer):
-    """Mean of a marked row: one step of Adam after the other lowers the loss."""
+@pytest.mark.parametrize("kind", SMALL)
+def test_classifier_around_each(kind):
+    """Learns the value of the marked row among others, all random."""
     torch.manual_seed(0)
+    mixer = partial(kind, **SMALL[kind])
     classifier = SequenceClassifier(
         [mixer(8, 10), EncoderBlock(mixer(8, 10), 8, 10)],
         width=8,
@@ -449,7 +459,7 @@ def test_classifier_around_each(mixer):
     )
     mask = torch.arange(10) < torch.randint(2, 11, (64, 1))
     values = torch.rand(64, 10) * mask
-    marks = torch.nn.functional.one_hot(torch.zeros(64, dtype=torch.int64), 10)
+    marks = nn.functional.one_hot(torch.zeros(64, dtype=torch.int64), 10)
     x = torch.stack((values, marks), dim=2)
     optimizer = torch.optim.Adam(classifier.parameters(), 1e-2)
     losses = []
@@ -459,4 +469,4 @@ def test_classifier_around_each(mixer):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.2 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
