@@ -73,7 +73,7 @@ def nystrom_matrix(module, query, key, head):
     for _ in range(module.iterations):
         z = 0.25 * z @ (13 * eye - a @ z @ (15 * eye - a @ z @ (7 * eye - a @ z)))
     attention = softmax_scores(query, means(key)) @ z @ softmax_scores(means(query), key)
-    taps = module.convolution.weight[head, 0]
+    taps = module.taps[head]
     distance = torch.arange(rows) - torch.arange(rows).unsqueeze(1) + len(taps) // 2
     inside = (distance >= 0) & (distance < len(taps))
     return attention + taps[distance.clamp(0, len(taps) - 1)] * inside
@@ -167,14 +167,14 @@ def test_formula_of_valid_rows(name, options):
 def test_landmarks_are_means_of_valid_rows_wherever_they_lie():
     module, x, mask = make("nystromformer", landmarks=4), inputs(), padding_mask([13, 8])
     mask[0, 4:7] = mask[1, 0] = False
-    nn.init.zeros_(module.convolution.weight)  # which alone knows positions
+    nn.init.zeros_(module.taps)  # which alone knows positions
     for b in range(2):
         close(module(x, mask)[b, mask[b]], explicit("nystromformer", module, x[b, mask[b]]))
 
 
 def test_nystromformer_with_a_landmark_a_row_is_softmax_attention():
     module, softmax = make("nystromformer", landmarks=16, iterations=40), make("softmax")
-    nn.init.zeros_(module.convolution.weight)
+    nn.init.zeros_(module.taps)
     module.load_state_dict(softmax.state_dict(), strict=False)
     close(module(inputs()), softmax(inputs()), 1e-8)
 
@@ -354,7 +354,7 @@ def test_nystromformer_against_the_library():
     ).double()
     ours = make("nystromformer", heads=1, landmarks=4, kernel=5)
     copy_projection(ours, *theirs.to_qkv.weight.chunk(3), theirs.to_out[0])
-    ours.convolution.weight.data = theirs.res_conv.weight.data.squeeze(3)
+    ours.taps.data = theirs.res_conv.weight.data[:, 0, :, 0]
     close(ours(inputs(12, batch=1)), theirs(inputs(12, batch=1)))
 
 

@@ -23,9 +23,8 @@ class Nystromformer(HeadedMixer):
     floor(j m / n); with n < m some are empty and take no part), and the iterations start from the
     norms of each matrix by itself, so a result does not depend on the rest of the batch.
 
-    Other arguments, shapes and errors: `HeadedMixer`. The segments are those of the valid rows; the
-    convolution alone knows positions, so a result equals that of the sequence without its padding
-    where that comes last.
+    Other arguments, shapes and errors: `HeadedMixer`. The segments are those of the valid rows, the
+    convolution knows positions: padding has to come last for a result equal to that without it.
 
     Args:
         width: input width.
@@ -52,10 +51,7 @@ class Nystromformer(HeadedMixer):
         kernel = check_size("Nystromformer", "kernel", kernel)
         if kernel % 2 == 0:
             raise ValueError(f"Nystromformer: kernel must be odd (got {kernel})")
-        # Not Conv2d, whose CPU backward in torch 2.11 corrupts memory with one head and N < kernel.
-        self.convolution = nn.Conv1d(
-            self.heads, self.heads, kernel, padding=kernel // 2, groups=self.heads, bias=False
-        )
+        self.taps = nn.Parameter((2 * torch.rand(self.heads, kernel) - 1) / kernel**0.5)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """See the class."""
@@ -68,13 +64,16 @@ class Nystromformer(HeadedMixer):
         marks = self._inverse(query_marks, key_marks, used).to(value.dtype) @ marks
         mixed = F.scaled_dot_product_attention(query, key_marks, marks, attn_mask=used)
         in_place = value if mask is None else zero_padding(value, mask[:, None])
-        channels = in_place.movedim(3, 1)
-        return mixed + self.convolution(channels.flatten(0, 1)).view_as(channels).movedim(1, 3)
+        # Not conv2d: its backward on the CPU, in torch 2.11, crashed with one head and N < kernel.
+        taps = self.taps.repeat_interleave(value.shape[3], 0).unsqueeze(1)
+        around, channels = taps.shape[2] // 2, in_place.mT.flatten(1, 2)
+        filtered = F.conv1d(channels, taps, padding=around, groups=self.width)
+        return mixed + filtered.unflatten(1, (self.heads, -1)).mT.contiguous()
 
     def _segments(self, valid: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The matrices (B, m, N) that take means of segments, and which (B, m) have any row."""
         ordinal, count = valid.cumsum(1) - 1, valid.sum(1, keepdim=True)
-        segment = ordinal * self.landmarks // count.clamp(min=1)
+        segment = ordinal * self.landmarks // count
         marks = torch.arange(self.landmarks, device=valid.device).unsqueeze(1)
         member = (segment.unsqueeze(1) == marks) & valid.unsqueeze(1)
         sizes = member.sum(2, keepdim=True)

@@ -19,10 +19,9 @@ class S4D(nn.Module):
         k_t = 2 Re sum_n C_n (exp(s a_n) - 1) / a_n exp(t s a_n)        (k' with C' for C)
         y = A sigmoid(G),    [A, G] = Linear(dropout(GELU(u)))
 
-    k_t is 2 Re sum_n C_n z_n, dz_n/dt = a_n z_n + x, after x = 1 for one step s and t steps more.
-    At first a_n = -1/2 + i pi n (S4D-Lin). Gu et al., NeurIPS 2022, arXiv 2206.11893. It depends on
-    distances only, not on the data. FFTs of 2 N rows, in float32 at least, take O(N log N) time;
-    k takes O(length states) time and O(length + sqrt(length) states) memory a channel.
+    k_t is 2 Re sum_n C_n z_n, dz_n/dt = a_n z_n + x, after x = 1 for one step s and t steps more;
+    at first a_n = -1/2 + i pi n (S4D-Lin). Gu et al., NeurIPS 2022, arXiv 2206.11893. FFTs of 2 N
+    rows, in float32 at least, take O(N log N) time, k O(length states). k is the same for all data.
 
     Args:
         width: input width E, also that of the result.
@@ -67,8 +66,8 @@ class S4D(nn.Module):
         x = padded_input(self, x, mask)
         if x.numel() == 0:
             return F.glu(self.output(x))
-        mixed = self.dropout(F.gelu(self._convolve(x)))
-        return zero_padding(F.glu(self.output(mixed)), mask)
+        mixed = self.output(self.dropout(F.gelu(self._convolve(x))))
+        return zero_padding(F.glu(mixed), mask)
 
     def kernels(self) -> Tensor:
         """The numbers k and k', (2, E, more than `length`)."""

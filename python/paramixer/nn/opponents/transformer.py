@@ -29,8 +29,7 @@ class EncoderBlock(nn.Module):
         norm_first: whether what is mixed is normalised, or what is added up.
 
     Shapes:
-        x (B, N, E), N <= length; mask (B, N), bool, True where valid; result (B, N, E), zero at
-        padding.
+        x (B, N, E); mask (B, N), bool, True where valid; result (B, N, E), zero at padding.
 
     Raises:
         ValueError: a size is out of range, the mixer states another width or a smaller length, x or
