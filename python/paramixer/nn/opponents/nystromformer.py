@@ -66,9 +66,9 @@ class Nystromformer(HeadedMixer):
         in_place = value if mask is None else zero_padding(value, mask[:, None])
         # Not conv2d: its backward on the CPU, in torch 2.11, crashed with one head and N < kernel.
         taps = self.taps.repeat_interleave(value.shape[3], 0).unsqueeze(1)
-        around, channels = taps.shape[2] // 2, in_place.mT.flatten(1, 2)
+        around, channels = taps.shape[2] // 2, in_place.transpose(1, 2).flatten(2).mT
         filtered = F.conv1d(channels, taps, padding=around, groups=self.width)
-        return mixed + filtered.unflatten(1, (self.heads, -1)).mT.contiguous()
+        return mixed + filtered.mT.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def _segments(self, valid: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The matrices (B, m, N) that take means of segments, and which (B, m) have any row."""
