@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Times paramixer beside other ways to compute the same, at three levels.
+"""Times paramixer beside other ways to compute the same, and beside other mixers.
 
     factor   one sparse product and its backward
     chain    all factors of a protocol in one operator, forward and with gradients
     layer    training steps of published networks, beside the published formulation
     scaling  chains of 2^7 to 2^20 rows; a peer stops where it would exceed a limit
+    mixers   all mixers at equal width, 2^10 to 2^16 rows; each is another function
 
 Every peer of a case is checked against `paramixer.reference` in float64 first. Then the peers take
 turns in rounds, so that a busy machine disturbs them alike, together with a copy of the minimal
@@ -14,10 +15,11 @@ On the CPU, page faults of fresh memory decide the times of large tensors. The t
 taken in a process whose allocator keeps freed memory (MALLOC_MMAP_MAX_=0
 MALLOC_TRIM_THRESHOLD_=1000000000000); a second process with the default allocator gives those in
 parentheses. Peak memory is that of a process of its own, with the default allocator, above the
-state before the call (a layer: before the model is made).
+state before the call (a layer: before the model is made). Of mixers this includes the gradients.
 
     python scripts/benchmark.py chain --markdown                  a table of the README
     python scripts/benchmark.py scaling --plot docs/benchmarks.png
+    python scripts/benchmark.py mixers --limit-gib 8 --json mixers.json --plot mixers.png
     python scripts/benchmark.py factor --peers paramixer --factors all --plot roofline.png
     python scripts/benchmark.py chain --json new.json --compare old.json
     python scripts/benchmark.py chain --device cuda --dtypes float32 bfloat16
@@ -44,6 +46,7 @@ import torch
 from benchmarking import cases, plots, report
 from benchmarking.layers import LAYERS, LayerCase
 from benchmarking.memory import peak_memory, status_bytes
+from benchmarking.mixers import MIXER_LENGTHS, WIDTH, MixerCase
 from benchmarking.runner import (
     ALL_PEERS,
     TOLERANCE,
@@ -58,7 +61,13 @@ from benchmarking.runner import (
 from paramixer import info
 
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000"}
-CASE_TYPES = {"factor": cases.FactorCase, "chain": cases.ChainCase, "layer": LayerCase}
+CASE_TYPES = {
+    "factor": cases.FactorCase,
+    "chain": cases.ChainCase,
+    "layer": LayerCase,
+    "mixers": MixerCase,
+}
+AGAINST_LENGTH = ("scaling", "mixers")  # levels where a peer stops before it takes too much
 
 
 def case_groups(args: argparse.Namespace) -> list[list[Case]]:
@@ -70,6 +79,8 @@ def case_groups(args: argparse.Namespace) -> list[list[Case]]:
     if args.level == "layer":
         chosen = [case for case in LAYERS if args.network in str(case)]
         return [[replace(c, dtype=d, device=args.device)] for c in chosen for d in args.dtypes]
+    if args.level == "mixers":
+        return [[MixerCase(s, d, args.device)] for d in args.dtypes for s in args.shapes]
     pairs = [(shape, protocol) for shape in args.shapes for protocol in args.protocols]
     if args.level == "chain" and args.published_chains:
         pairs = cases.CHAINS
@@ -133,7 +144,7 @@ def work(argv: list[str], args: argparse.Namespace) -> Any:
         print(f"  {number} of {len(groups)}: {group[0]}", file=sys.stderr, flush=True)
         tasks = []
         for case in group:
-            reasons = stopped(rows, args) if args.level == "scaling" else {}
+            reasons = stopped(rows, args) if args.level in AGAINST_LENGTH else {}
             tasks += make_tasks(case, args.peers, args.operations, reasons)
         runner.measure(tasks)
         made = list(records(tasks))
@@ -203,7 +214,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     add = parser.add_argument
     shape = lambda text: tuple(map(int, text.split(",")))  # noqa: E731
-    add("level", choices=["factor", "chain", "layer", "scaling"])
+    add("level", choices=["factor", "chain", "layer", "scaling", "mixers"])
     add("--shapes", type=shape, nargs="+", metavar="B,N,D")
     text = "chord, cdil:K (default: both, K=3; of scaling cdil:3; of chain those of the README)"
     add("--protocols", nargs="+", metavar="PROTOCOL", help=text)
@@ -220,7 +231,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add("--rounds", type=int, default=15)
     text = "seconds per entry and allocator (default 0.5, of chain 2, of layer 6)"
     add("--budget", type=float, help=text)
-    add("--limit-seconds", type=float, default=10.0, help="of scaling: a call (default 10)")
+    add("--limit-seconds", type=float, default=10.0, help="of scaling, mixers: a call (default 10)")
     text = "memory of operands and peer, on the CPU (default 16)"
     add("--limit-gib", type=float, default=16.0, help=text)
     add("--one-allocator", action="store_true", help="leave out the default allocator")
@@ -228,7 +239,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="write everything that was measured")
     add("--read", type=Path, metavar="FILE", help="report such a file, measure nothing")
     add("--compare", type=Path, metavar="FILE", help="show changes against such a file")
-    add("--plot", type=Path, metavar="FILE", help="against N for scaling, else the roofline")
+    text = "against N for scaling and mixers, else the roofline"
+    add("--plot", type=Path, metavar="FILE", help=text)
     add("--markdown", action="store_true", help="print the tables of the README only")
     add("--worker", type=Path, help=argparse.SUPPRESS)
     add("--cases", type=lambda name: json.loads(Path(name).read_text()), help=argparse.SUPPRESS)
@@ -244,13 +256,16 @@ def fill_defaults(args: argparse.Namespace) -> None:
     scaling = args.level == "scaling"
     args.published_chains = not (args.shapes or args.protocols)
     lengths = [(1, length, cases.SCALING_CHANNELS) for length in cases.SCALING_LENGTHS]
-    args.shapes = args.shapes or (lengths if scaling else cases.SHAPES)
+    if args.level == "mixers":
+        lengths = [(1, length, WIDTH) for length in MIXER_LENGTHS]
+    args.shapes = args.shapes or (lengths if args.level in AGAINST_LENGTH else cases.SHAPES)
     args.protocols = args.protocols or (["cdil:3"] if scaling else ["chord", "cdil:3"])
     args.budget = args.budget or {"chain": 2.0, "layer": 6.0}.get(args.level, 0.5)
     if args.memory is None:
         args.memory = args.level != "factor"
-    # Of scaling only one figure is drawn; small channels are about our own kernels.
-    args.one_allocator |= scaling or args.small_channels or args.device != "cpu"
+    # Against N only one figure is drawn; small channels are about our own kernels.
+    args.one_allocator |= args.level in AGAINST_LENGTH or args.small_channels
+    args.one_allocator |= args.device != "cpu"
     kind: Any = CASE_TYPES["chain" if scaling else args.level]
     args.operations = args.operations or [*kind.operations, *kind.more_operations]
     if args.small_channels:
@@ -306,7 +321,7 @@ def main(argv: list[str]) -> int:
         old = json.loads(args.compare.read_text())["results"]
         report.show("changes", report.comparison(document["results"], old), args.markdown)
     if args.plot:
-        (plots.scaling if args.level == "scaling" else plots.roofline)(document, args.plot)
+        (plots.scaling if args.level in AGAINST_LENGTH else plots.roofline)(document, args.plot)
     return int(any(row["failure"].startswith("wrong") for row in document["results"]))
 
 

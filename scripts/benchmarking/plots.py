@@ -58,9 +58,9 @@ def scaling(document: dict[str, Any], path: Path) -> None:
     settings = document["settings"]
     first = next(row for row in rows if row["peer"] in looks)
     figure.suptitle(
-        f"{first['protocol']}, B = {first['shape'][0]}, D = {first['shape'][2]}, {first['dtype']}, "
-        f"{document['machine']['threads']} threads; x: stopped, the next would exceed "
-        f"{settings['limit_seconds']:g} s or {settings['limit_gib']:g} GiB",
+        f"{first.get('protocol', 'mixers')}, B = {first['shape'][0]}, D = {first['shape'][2]}, "
+        f"{first['dtype']}, {document['machine']['threads']} threads; x: stopped, the next would "
+        f"exceed {settings['limit_seconds']:g} s or {settings['limit_gib']:g} GiB",
         fontsize=9,
     )
     figure.savefig(path, dpi=130)

@@ -151,8 +151,8 @@ def report(document: Document, markdown: bool) -> None:
         for title, lines in [] if markdown else case_tables(rows):
             show(title, lines, markdown)
         title = "milliseconds" + " (default allocator)" * any("default_ms" in row for row in rows)
-        copied = any("copy_ratio" in row for row in rows)
-        extra = ["copy_ratio", "peak_share"] if copied else ["peak_share"]
+        ours = [row for row in rows if row["peer"] == "paramixer"]
+        extra = [x for x in ("copy_ratio", "peak_share") if any(x in row for row in ours)]
         show(f"{title}, x times paramixer", summary(rows, times_ours, extra), markdown)
         if any("peak_mib" in row for row in rows):
             table = summary(rows, lambda row: cell(row, "peak_mib"), [])

@@ -21,12 +21,17 @@ from torch import Tensor
 
 from benchmarking.cases import ChainCase, FactorCase, outer_items
 from benchmarking.layers import LAYER_PEERS, LayerCase
+from benchmarking.mixers import MIXER_PEERS, MixerCase
 from benchmarking.peers import PEERS, UNCHECKED, Call, Calls, Skipped
 
-Case = FactorCase | ChainCase | LayerCase
+Case = FactorCase | ChainCase | LayerCase | MixerCase
 Row = dict[str, Any]  # a record: what one task gave
 
-ALL_PEERS: dict[str, dict[str, Callable[[Any, Any], Calls]]] = {**PEERS, "layer": LAYER_PEERS}
+ALL_PEERS: dict[str, dict[str, Callable[[Any, Any], Calls]]] = {
+    **PEERS,
+    "layer": LAYER_PEERS,
+    "mixers": MIXER_PEERS,
+}
 REFERENCES = ("copy", "torch.mm")  # not peers, but measures
 # Relative 2-norm, wide enough for peers that round every term of the sum to the dtype.
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
@@ -218,7 +223,7 @@ def figures(task: Task, median: float, fastest: float, times: dict[Any, Row]) ->
     if task.peer in UNCHECKED:
         return row
     work = probe_size(case) ** 3 if task.peer == "torch.mm" else case.multiply_adds(operation)
-    if task.peer != "copy":
+    if task.peer != "copy" and work is not None:
         row |= {"multiply_adds": work, "gfma_per_s": work / median * 1e-9}
         fastest_probe = times[case, "torch.mm", "probe"]["min"]
         row["peak_share"] = work / median * fastest_probe / probe_size(case) ** 3

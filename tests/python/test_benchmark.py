@@ -32,10 +32,14 @@ def run(tmp_path, level, *options, environment=None):
     return done.stdout, json.loads(path.read_text())
 
 
-def check_times(row):
+def check_order(row):
     assert row["failure"] == ""
     assert row["calls"] >= 1
     assert row["min_ms"] <= row["q1_ms"] <= row["median_ms"] <= row["q3_ms"]
+
+
+def check_times(row):
+    check_order(row)
     if row["peer"] not in ("torch.mm", ATTENTION):
         assert row["gb_per_s"] == pytest.approx(row["bytes"] / row["median_ms"] * 1e-6, rel=1e-3)
         assert row["peer"] == "copy" or row["error"] <= 1e-5
@@ -131,6 +135,36 @@ def test_scaling_stops_peers_at_the_limit(tmp_path):
         if row["peer"] not in ("copy", "torch.mm"):
             assert row["failure"] == ("" if row["shape"][1] == 8 else "stopped: time")
     assert (tmp_path / "scaling.png").stat().st_size > 0
+
+
+def test_mixers_at_equal_width_stop_at_the_limit(tmp_path):
+    options = ["--shapes", "2,64,8", "2,128,8", "--limit-seconds", "1e-9", "--peers", "paramixer"]
+    options += ["Linformer", "--markdown", "--plot", tmp_path / "mixers.png"]
+    text, document = run(tmp_path, "mixers", *options)
+
+    rows = [row for row in document["results"] if row["peer"] != "torch.mm"]
+    assert len(rows) == 2 * 2 * 2
+    for row in rows:
+        assert row["failure"] == ("" if row["shape"][1] == 64 else "stopped: time")
+        if not row["failure"]:
+            check_order(row)
+            assert row["peak_mib"] > 0
+            assert "gfma_per_s" not in row  # of each other function
+    assert "Linformer" in text and "peak memory" in text
+    assert (tmp_path / "mixers.png").stat().st_size > 0
+
+
+def test_every_mixer_of_the_benchmark_runs(scripts_on_path):
+    from benchmarking import mixers
+
+    case = mixers.MixerCase((2, 16, 8), "float32", "cpu")
+    inputs = case.inputs()
+    for peer in mixers.MIXER_PEERS.values():
+        for name, call in peer(case, inputs).items():
+            results = call.run(call.prepare())
+            first = results if name == "forward" else results[0]
+            assert first.shape == case.shape
+            assert first.isfinite().all()
 
 
 def test_an_allocation_beyond_the_limit_fails_alone(tmp_path):

@@ -1,0 +1,98 @@
+"""What the attention mixers share: queries, keys and values of every head, the output, padding."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paramixer._checks import check_rows, check_sequence, check_size
+
+
+class HeadedMixer(nn.Module):
+    """Attention of H heads between two linear layers; a subclass says which, in `attend`.
+
+        [Q_h, K_h, V_h]_h = x W + b,    Y = [attend(Q_h, K_h, V_h)]_h W' + b',    h = 1 .. H
+
+    Args:
+        width: input width E, also that of the result.
+        length: the longest sequence.
+        heads: number of heads H; each has d = E / H channels.
+        bias: whether the two linear layers have a bias.
+        dropout: probability of dropout on the values, as in `Paramixer`.
+
+    Shapes:
+        x (B, N, E), floating, N <= length; mask (B, N), bool, True where valid; result (B, N, E).
+        With a mask, rows of the result at padding are zero and what padding holds changes nothing.
+        Valid rows are those of the sequence without its padding; where this needs the padding to
+        come last, the subclass says so. Fused attention kernels have first derivatives only;
+        `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` gives all.
+
+    Raises:
+        ValueError: at construction when a size is out of range or heads do not divide the width; in
+            the call when x or mask has the wrong shape or N > length.
+        TypeError: at construction when a size is not an integer; in the call when x is not floating
+            or mask is not bool.
+    """
+
+    def __init__(
+        self, width: int, length: int, *, heads: int = 1, bias: bool = True, dropout: float = 0.0
+    ):
+        super().__init__()
+        name = type(self).__name__
+        self.width = check_size(name, "width", width)
+        self.length = check_size(name, "length", length)
+        self.heads = check_size(name, "heads", heads)
+        if self.width % self.heads != 0:
+            raise ValueError(
+                f"{name}: heads must divide width (got heads {self.heads} and width {self.width})"
+            )
+        self.projection = nn.Linear(self.width, 3 * self.width, bias=bias)
+        self.output = nn.Linear(self.width, self.width, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Mixes values (B, H, N, d) by queries and keys (B, H, N, d), all finite; mask (B, N).
+
+        Rows of the result at padding may hold anything finite.
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mixes x (B, N, E) into (B, N, E)."""
+        x = padded_input(self, x, mask)
+        if x.numel() == 0:
+            return self.output(x)
+        heads = self.projection(x).unflatten(2, (3, self.heads, self.width // self.heads))
+        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind()
+        mixed = self.attend(query, key, self.dropout(value), mask)
+        return zero_padding(self.output(mixed.transpose(1, 2).flatten(2)), mask)
+
+    def extra_repr(self) -> str:
+        """What `print` shows besides the submodules."""
+        return f"width={self.width}, length={self.length}, heads={self.heads}"
+
+
+def padded_input(mixer: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+    """The input x of a mixer, checked, with zeros at padding: no NaN there spreads by a product."""
+    name = type(mixer).__name__
+    check_rows(name, "x", x, mixer.width)
+    check_sequence(name, x, mask, mixer.length)
+    return zero_padding(x, mask)
+
+
+def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
+    """X (.., N, D) with zeros in the rows that mask (.., N) excludes."""
+    return x if mask is None else x.masked_fill(~mask.unsqueeze(-1), 0)
+
+
+def attended(mask: Tensor) -> Tensor:
+    """The mask (B, N) of keys; all of them where none is valid, so that no softmax is empty.
+
+    (The rows of such a sequence are zeroed in the end.)
+    """
+    return mask | ~mask.any(1, keepdim=True)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """X in float32 if it has 16 bits, for sums over all rows and products of inverses."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
