@@ -274,11 +274,8 @@ void gather_ring(Direction direction, Rows<const A> input, const RingWeights<A>&
   Stretch stretch;
   for (int64_t begin = 0; begin < ring; begin = stretch.end) {
     find_stretch(offsets, links, ring, direction, begin, ring, stretch);
-    Gather<A> gather = {.weight = weights.data + begin * weights.row,
-                        .weight_row = weights.row,
-                        .source = input.at(begin),
-                        .source_row = input.row,
-                        .links = links};
+    Gather<A> gather(weights.data + begin * weights.row, weights.row, input.at(begin), input.row,
+                     links);
     if (plus.data != nullptr) gather.plus = plus.at(begin), gather.plus_row = plus.row;
     gather.set_distances(stretch, direction, weights.column);
     const FarLinks far_links(stretch, links, ring, input.row);

@@ -9,7 +9,7 @@
 //   - the last, incomplete block lies over the one before it (channels D-L .. D-1), so that no load
 //     and no store is partial;
 //   - D < 16 takes narrower blocks (8, 4 or 1 lanes), a number known to the compiler, and four rows
-//     at once, which share the loop over the links.
+//     at once, which share the loop over the links, and for D < 4 the vectors.
 // A sweep holds what such a loop needs: GatherSweep makes rows of mix and mix_transpose, DotSweep
 // rows of link_dot, and mix_backward runs one of each side by side. Memory bounds them: the rows
 // that come next are prefetched (Prefetch), and far links take the rows in chains (RowOrder).
@@ -40,6 +40,10 @@ constexpr int kWidest = 64 / sizeof(Accumulate<T>);
 // Rows that go through the loop over links together: narrow blocks share it.
 template <typename T, int L>
 constexpr int kRowsAtOnce = L < kWidest<T> ? 4 : 1;
+
+// Whether a vector can go across the rows, where a row is narrower than any.
+template <typename T, int L, int kRows>
+constexpr bool kAcrossRows = L == 1 && kRows == 4 && 4 * sizeof(Accumulate<T>) <= kVectorBytes;
 
 // Rows are prefetched so far ahead. The hardware's prefetchers lose every stream at the end of a
 // page of 4 KiB, and a factor reads up to 2 K streams.
@@ -199,6 +203,14 @@ struct Gather {
   int64_t plus_row = 0;
   LinkDistances distance;
 
+  PARAMIXER_INLINE Gather(const T* weight, int64_t weight_row, const T* source, int64_t source_row,
+                          int links)
+      : weight(weight),
+        weight_row(weight_row),
+        source(source),
+        source_row(source_row),
+        links(links) {}
+
   PARAMIXER_INLINE void set_distances(const Stretch& stretch, Direction direction,
                                       int64_t weight_column) {
     for (int k = 0; k < links; ++k) {
@@ -245,10 +257,36 @@ struct Gather {
     }
   }
 
+  // Four rows of kChannels, which lie next to each other: a vector goes across the rows.
+  template <int kChannels>
+  PARAMIXER_INLINE void adjoining_rows(T* to) const {
+    constexpr auto kLanes = std::make_integer_sequence<int, 4>();
+    Vector<Accumulate<T>, 4> sum[kChannels] = {};
+    for (int k = 0; k < links; ++k) {
+      const auto factors = load_apart(weight + distance.weight[k], weight_row);
+      const T* from = source + distance.value[k];
+      [&]<int... kParts>(std::integer_sequence<int, kParts...>) {
+        ((sum[kParts] =
+              multiply_add(sum[kParts], repeat_lanes<kChannels, 4 * kParts>(factors, kLanes),
+                           load<4>(from + 4 * kParts))),
+         ...);
+      }(std::make_integer_sequence<int, kChannels>());
+    }
+    for (int p = 0; p < kChannels; ++p) {
+      if (plus != nullptr) sum[p] += load<4>(plus + 4 * p);
+      store<4>(to + 4 * p, sum[p]);
+    }
+  }
+
   // All channels of kRows rows: kRest blocks, the last one laid over the one before it, follow
   // those that fill groups of kBlocks.
   template <bool kStream, int L, int kRest, int kRows, typename To>
   PARAMIXER_INLINE void rows(int64_t channels, const To& to) const {
+    if constexpr (kAcrossRows<T, L, kRows>) {
+      const bool adjoining = source_row == kRest && to(1) == to(0) + kRest &&
+                             to(3) == to(0) + 3 * kRest && (plus == nullptr || plus_row == kRest);
+      if (adjoining) return adjoining_rows<kRest>(to(0));
+    }
     int64_t c = 0;
     if constexpr (L == kWidest<T>) {
       for (; c + kBlocks * L <= channels; c += kBlocks * L) {
@@ -266,11 +304,8 @@ class GatherSweep {
                                int64_t batch, const Stretch& stretch, int64_t ahead)
       : problem_(problem),
         result_(row_of<T>(problem, problem.result, batch, stretch.begin)),
-        gather_{.weight = row_of<const T>(problem, problem.weight, batch, stretch.begin),
-                .weight_row = problem.weight.row,
-                .source = row_of<const T>(problem, source, batch, stretch.begin),
-                .source_row = source.row,
-                .links = problem.links},
+        gather_(row_of<const T>(problem, problem.weight, batch, stretch.begin), problem.weight.row,
+                row_of<const T>(problem, source, batch, stretch.begin), source.row, problem.links),
         prefetch_(problem, stretch, ahead, source.row) {
     gather_.set_distances(stretch, direction, problem.weight.column);
   }
@@ -385,6 +420,9 @@ class DotSweep {
   // `last_` keeps its new channels.
   template <int kRows, int kCount>
   PARAMIXER_INLINE void dot_links(int first) {
+    if constexpr (kAcrossRows<T, L, kRows>) {
+      if (adjoining_) return dot_adjoining_rows<kCount>(first);
+    }
     const int64_t channels = problem_.channels;
     Lanes<T, L> sum[kRows * kCount];
     for (int i = 0; i < kRows * kCount; ++i) sum[i] = Lanes<T, L>::zero();
@@ -417,7 +455,26 @@ class DotSweep {
     }
   }
 
+  // Of four rows that lie next to each other, in grad and in value: a vector goes across the rows.
+  template <int kCount>
+  PARAMIXER_INLINE void dot_adjoining_rows(int first) {
+    constexpr auto kLanes = std::make_integer_sequence<int, 4>();
+    [&]<int... kChannels>(std::integer_sequence<int, kChannels...>) {
+      const Vector<Accumulate<T>, 4> row[] = {load_every<kRest, kChannels>(grad_, kLanes)...};
+      for (int k = first; k < first + kCount; ++k) {
+        const T* from = value_ + distance_[k];
+        Vector<Accumulate<T>, 4> sum = {};
+        ((sum = multiply_add(sum, row[kChannels], load_every<kRest, kChannels>(from, kLanes))),
+         ...);
+        T* to = dots_ + k * problem_.dots.column;
+        for (int r = 0; r < 4; ++r) to[r * problem_.dots.row] = narrow<T>(sum[r]);
+      }
+    }(std::make_integer_sequence<int, kRest>());
+  }
+
   const Problem& problem_;
+  const bool adjoining_ =
+      problem_.grad.row == problem_.channels && problem_.value.row == problem_.channels;
   T* dots_;
   const T* grad_;
   const T* value_;

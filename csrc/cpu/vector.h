@@ -118,6 +118,40 @@ PARAMIXER_INLINE void store(T* to, const Vector<Accumulate<T>, W>& from) {
   }
 }
 
+// Four elements, each `stride` after the one before it.
+template <typename T>
+PARAMIXER_INLINE Vector<Accumulate<T>, 4> load_apart(const T* from, int64_t stride) {
+  Vector<Accumulate<T>, 4> to;
+  for (int lane = 0; lane < 4; ++lane) to[lane] = widen(from[lane * stride]);
+  return to;
+}
+
+// Lane i is lane (kFirst + i) / kTimes of `from`: the lanes from kFirst on, were each there kTimes.
+template <int kTimes, int kFirst, typename V, int... kLanes>
+PARAMIXER_INLINE V repeat_lanes(const V& from, std::integer_sequence<int, kLanes...>) {
+  return __builtin_shufflevector(from, from, ((kFirst + kLanes) / kTimes)...);
+}
+
+// Every kEvery-th of 4 kEvery elements that follow each other, from kFirst on.
+template <int kEvery, int kFirst, typename T, int... kLanes>
+PARAMIXER_INLINE auto load_every(const T* from, std::integer_sequence<int, kLanes...>) {
+  static_assert(1 <= kEvery && kEvery <= 3);
+  const auto a = load<4>(from);
+  if constexpr (kEvery == 1) {
+    return a;
+  } else {
+    const auto ab =
+        __builtin_shufflevector(a, load<4>(from + 4), (kFirst + kEvery * kLanes) % 8 ...);
+    if constexpr (kEvery == 2) {
+      return ab;
+    } else {
+      return __builtin_shufflevector(
+          ab, load<4>(from + 8),
+          (kFirst + kEvery * kLanes < 8 ? kLanes : 4 + (kFirst + kEvery * kLanes) % 8)...);
+    }
+  }
+}
+
 // Writing past the caches, for results that would not stay in them. `to` is aligned to the vector.
 #if defined(PARAMIXER_ISA_AVX512)
 template <typename T, typename V>
