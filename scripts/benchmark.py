@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Times paramixer beside other ways to compute the same, at three levels.
+"""Times paramixer beside other ways to compute the same, at five levels.
 
     factor   one sparse product and its backward
     chain    all factors of a protocol in one operator, forward and with gradients
+    rotation the tracks of a ChordMixer block
     layer    training steps of published networks, beside the published formulation
     scaling  chains of 2^7 to 2^20 rows; a peer stops where it would exceed a limit
 
@@ -58,7 +59,12 @@ from benchmarking.runner import (
 from paramixer import info
 
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000"}
-CASE_TYPES = {"factor": cases.FactorCase, "chain": cases.ChainCase, "layer": LayerCase}
+CASE_TYPES = {
+    "factor": cases.FactorCase,
+    "chain": cases.ChainCase,
+    "rotation": cases.RotationCase,
+    "layer": LayerCase,
+}
 
 
 def case_groups(args: argparse.Namespace) -> list[list[Case]]:
@@ -70,6 +76,9 @@ def case_groups(args: argparse.Namespace) -> list[list[Case]]:
     if args.level == "layer":
         chosen = [case for case in LAYERS if args.network in str(case)]
         return [[replace(c, dtype=d, device=args.device)] for c in chosen for d in args.dtypes]
+    if args.level == "rotation":
+        made = [cases.RotationCase(s, d, args.device) for s in args.shapes for d in args.dtypes]
+        return [[case] for case in made]
     pairs = [(shape, protocol) for shape in args.shapes for protocol in args.protocols]
     if args.level == "chain" and args.published_chains:
         pairs = cases.CHAINS
@@ -203,7 +212,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     add = parser.add_argument
     shape = lambda text: tuple(map(int, text.split(",")))  # noqa: E731
-    add("level", choices=["factor", "chain", "layer", "scaling"])
+    add("level", choices=["factor", "chain", "rotation", "layer", "scaling"])
     add("--shapes", type=shape, nargs="+", metavar="B,N,D")
     text = "chord, cdil:K (default: both, K=3; of scaling cdil:3; of chain those of the README)"
     add("--protocols", nargs="+", metavar="PROTOCOL", help=text)
@@ -244,7 +253,8 @@ def fill_defaults(args: argparse.Namespace) -> None:
     scaling = args.level == "scaling"
     args.published_chains = not (args.shapes or args.protocols)
     lengths = [(1, length, cases.SCALING_CHANNELS) for length in cases.SCALING_LENGTHS]
-    args.shapes = args.shapes or (lengths if scaling else cases.SHAPES)
+    shapes = {"scaling": lengths, "rotation": cases.ROTATIONS}
+    args.shapes = args.shapes or shapes.get(args.level, cases.SHAPES)
     args.protocols = args.protocols or (["cdil:3"] if scaling else ["chord", "cdil:3"])
     args.budget = args.budget or {"chain": 2.0, "layer": 6.0}.get(args.level, 0.5)
     if args.memory is None:
