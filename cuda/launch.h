@@ -10,6 +10,7 @@
 
 #include "core/numeric.h"
 #include "core/problem.h"
+#include "core/rotation.h"
 
 namespace paramixer::cuda {
 
@@ -23,5 +24,9 @@ cudaError_t link_dot(DType dtype, const Problem& problem, cudaStream_t stream);
 // Both gradients of mix in one kernel: reads weight, value and grad, writes dots (of weight) and
 // result (of value).
 cudaError_t mix_backward(DType dtype, const Problem& problem, cudaStream_t stream);
+
+// Reads value (and lengths, in device memory too; those outside of [0, N] count as the nearer end),
+// writes result. Elements of 2, 4 or 8 bytes.
+cudaError_t rotate_tracks(int bytes, const Rotation& rotation, cudaStream_t stream);
 
 }  // namespace paramixer::cuda

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstdlib>
 
 #include "core/problem.h"
+#include "core/rotation.h"
 #include "traits.h"
 
 namespace paramixer::cuda {
@@ -50,8 +52,8 @@ inline Touched touched(Kernel kernel, const Problem& problem) {
   return {{&problem.value, &problem.result, nullptr}, {&problem.weight, nullptr}};
 }
 
-inline bool fits_index32(Kernel kernel, const Problem& problem, int64_t limit) {
-  const Touched operands = touched(kernel, problem);
+// What an index has to hold.
+inline int64_t largest_index(const Problem& problem, const Touched& operands) {
   // Neighbours are formed as row + offset before they wrap, items as rows times channels.
   int64_t largest = std::max(2 * problem.length, batch_count(problem) * problem.length *
                                                      std::max<int64_t>(problem.channels, 1));
@@ -61,7 +63,16 @@ inline bool fits_index32(Kernel kernel, const Problem& problem, int64_t limit) {
   for (const Operand* operand : operands.links) {
     if (operand) largest = std::max(largest, extent(problem, *operand, problem.links));
   }
-  return largest <= limit;
+  return largest;
+}
+
+inline int64_t largest_index(const Rotation& rotation) {
+  const Problem& problem = rotation.problem;
+  int64_t largest = largest_index(problem, {{&problem.value, &problem.result, nullptr}, {}});
+  for (int track = 0; track < problem.links; ++track) {
+    largest = std::max(largest, std::abs(problem.offsets[track]));
+  }
+  return largest;
 }
 
 // Every row of the operand is contiguous and starts at a multiple of `width` elements.
@@ -84,6 +95,18 @@ inline int access_width(Kernel kernel, const Problem& problem, int bytes, int ve
   return width;
 }
 
+// Words of a track divide it, and every row begins with a whole one.
+inline int word_width(const Rotation& rotation, int bytes, int vector_bytes) {
+  const Problem& problem = rotation.problem;
+  int width = std::max(vector_bytes / bytes, 1);
+  while (width > 1 && (rotation.track_width() % width != 0 ||
+                       !rows_are_aligned(problem, problem.value, width, bytes) ||
+                       !rows_are_aligned(problem, problem.result, width, bytes))) {
+    width /= 2;
+  }
+  return width;
+}
+
 // The lanes of a row read one cache line together; fewer lanes serve rows shorter than that, so
 // that a block always works on many rows.
 inline int lanes_per_row(int64_t vectors, int access_bytes) {
@@ -101,7 +124,8 @@ inline LaunchShape launch_shape(Kernel kernel, int bytes, const Problem& problem
                                 const LaunchLimits& limits = {}) {
   const int64_t rows = batch_count(problem) * problem.length;
   LaunchShape shape;
-  shape.wide_index = !detail::fits_index32(kernel, problem, limits.max_index32);
+  shape.wide_index =
+      detail::largest_index(problem, detail::touched(kernel, problem)) > limits.max_index32;
   shape.width = detail::access_width(kernel, problem, bytes, limits.vector_bytes);
   shape.vectors = problem.channels / shape.width;
   int64_t items = rows * shape.vectors;
@@ -109,6 +133,18 @@ inline LaunchShape launch_shape(Kernel kernel, int bytes, const Problem& problem
     shape.lanes = detail::lanes_per_row(shape.vectors, shape.width * bytes);
     items = rows * shape.lanes;
   }
+  shape.blocks = std::min(detail::ceil_div(items, shape.threads), limits.max_blocks);
+  return shape;
+}
+
+inline LaunchShape rotation_shape(int bytes, const Rotation& rotation,
+                                  const LaunchLimits& limits = {}) {
+  const Problem& problem = rotation.problem;
+  LaunchShape shape;
+  shape.wide_index = detail::largest_index(rotation) > limits.max_index32;
+  shape.width = detail::word_width(rotation, bytes, limits.vector_bytes);
+  shape.vectors = problem.channels / shape.width;
+  const int64_t items = batch_count(problem) * problem.length * shape.vectors;
   shape.blocks = std::min(detail::ceil_div(items, shape.threads), limits.max_blocks);
   return shape;
 }

@@ -8,6 +8,7 @@
 #include "launch.h"
 #include "ops/chain_sequence.h"
 #include "ops/prepare.h"
+#include "ops/rotate_tracks.h"
 
 namespace paramixer::cuda {
 namespace {
@@ -56,6 +57,18 @@ std::tuple<at::Tensor, at::Tensor> mix_backward_key(const at::Tensor& grad,
   return {dots, result};
 }
 
+at::Tensor rotate_tracks_key(const at::Tensor& value, at::IntArrayRef shifts,
+                             const std::optional<at::Tensor>& lengths) {
+  at::Tensor result = ops::allocate_rotate_tracks(value, shifts, lengths);
+  if (result.numel() == 0) return result;
+  const c10::cuda::CUDAGuard guard(value.device());
+  ops::PreparedRotation prepared(value, shifts, lengths, result, ops::ChannelStride::kAny);
+  C10_CUDA_CHECK(rotate_tracks(static_cast<int>(value.element_size()), prepared.rotation(),
+                               c10::cuda::getCurrentCUDAStream()));
+  prepared.finish();
+  return result;
+}
+
 TORCH_LIBRARY_IMPL(paramixer, CUDA, m) {
   m.impl("mix", &mix_key);
   m.impl("mix_transpose", &mix_transpose_key);
@@ -64,6 +77,7 @@ TORCH_LIBRARY_IMPL(paramixer, CUDA, m) {
   m.impl("mix_chain", &ops::mix_chain_sequence);
   m.impl("mix_chain_forward", &ops::mix_chain_forward_sequence);
   m.impl("mix_chain_backward", &ops::mix_chain_backward_sequence);
+  m.impl("rotate_tracks", &rotate_tracks_key);
 }
 
 }  // namespace

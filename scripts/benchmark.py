@@ -3,6 +3,7 @@
 
     factor   one sparse product and its backward
     chain    all factors of a protocol in one operator, forward and with gradients
+    rotation the tracks of a ChordMixer block
     layer    training steps of published networks, beside the published formulation
     scaling  chains of 2^7 to 2^20 rows; a peer stops where it would exceed a limit
     mixers   all mixers at equal width, 2^10 to 2^16 rows; each is another function
@@ -64,6 +65,7 @@ KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000
 CASE_TYPES = {
     "factor": cases.FactorCase,
     "chain": cases.ChainCase,
+    "rotation": cases.RotationCase,
     "layer": LayerCase,
     "mixers": MixerCase,
 }
@@ -81,6 +83,9 @@ def case_groups(args: argparse.Namespace) -> list[list[Case]]:
         return [[replace(c, dtype=d, device=args.device)] for c in chosen for d in args.dtypes]
     if args.level == "mixers":
         return [[MixerCase(s, d, args.device)] for d in args.dtypes for s in args.shapes]
+    if args.level == "rotation":
+        made = [cases.RotationCase(s, d, args.device) for s in args.shapes for d in args.dtypes]
+        return [[case] for case in made]
     pairs = [(shape, protocol) for shape in args.shapes for protocol in args.protocols]
     if args.level == "chain" and args.published_chains:
         pairs = cases.CHAINS
@@ -214,7 +219,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     add = parser.add_argument
     shape = lambda text: tuple(map(int, text.split(",")))  # noqa: E731
-    add("level", choices=["factor", "chain", "layer", "scaling", "mixers"])
+    add("level", choices=["factor", "chain", "rotation", "layer", "scaling", "mixers"])
     add("--shapes", type=shape, nargs="+", metavar="B,N,D")
     text = "chord, cdil:K (default: both, K=3; of scaling cdil:3; of chain those of the README)"
     add("--protocols", nargs="+", metavar="PROTOCOL", help=text)
@@ -256,9 +261,12 @@ def fill_defaults(args: argparse.Namespace) -> None:
     scaling = args.level == "scaling"
     args.published_chains = not (args.shapes or args.protocols)
     lengths = [(1, length, cases.SCALING_CHANNELS) for length in cases.SCALING_LENGTHS]
-    if args.level == "mixers":
-        lengths = [(1, length, WIDTH) for length in MIXER_LENGTHS]
-    args.shapes = args.shapes or (lengths if args.level in AGAINST_LENGTH else cases.SHAPES)
+    shapes = {
+        "scaling": lengths,
+        "mixers": [(1, length, WIDTH) for length in MIXER_LENGTHS],
+        "rotation": cases.ROTATIONS,
+    }
+    args.shapes = args.shapes or shapes.get(args.level, cases.SHAPES)
     args.protocols = args.protocols or (["cdil:3"] if scaling else ["chord", "cdil:3"])
     args.budget = args.budget or {"chain": 2.0, "layer": 6.0}.get(args.level, 0.5)
     if args.memory is None:

@@ -18,6 +18,7 @@
 
 #include "core/numeric.h"
 #include "core/problem.h"
+#include "core/rotation.h"
 
 namespace paramixer::testing {
 
@@ -174,6 +175,24 @@ class Instance {
     if (kernel == Kernel::kMixBackward) check_result(grad, true);
     check_surroundings(result);
     check_surroundings(dots);
+  }
+
+  // Compares the result with the rotation of the value, bit by bit.
+  void check(const Rotation& rotation) const {
+    const T zero{};
+    for (int64_t b = 0; b < batch_count(problem_); ++b) {
+      const int64_t ring = rotation.lengths ? rotation.lengths[b] : case_.length;
+      for (int64_t i = 0; i < case_.length; ++i) {
+        for (int64_t c = 0; c < case_.channels; ++c) {
+          const int64_t shift = rotation.problem.offsets[c / rotation.track_width()];
+          const T& expected =
+              i < ring ? value.storage[place(value, b, reduce_offset(i + shift, ring), c)] : zero;
+          const T& actual = result.storage[place(result, b, i, c)];
+          ASSERT_EQ(std::memcmp(&actual, &expected, sizeof(T)), 0) << where("result", b, i, c);
+        }
+      }
+    }
+    check_surroundings(result);
   }
 
  private:

@@ -1,5 +1,5 @@
-// Gradients to any order. The three operators are bilinear and closed under differentiation, so
-// each gradient is one of them again:
+// Gradients to any order. Three operators are bilinear and closed under differentiation, so each
+// gradient is one of them again:
 //   mix(W, V):            dW = link_dot(dY, V)    dV = mix_transpose(W, dY)
 //   mix_transpose(W, V):  dW = link_dot(V, dX)    dV = mix(W, dX)
 //   link_dot(G, V):       dG = mix(dA, V)         dV = mix_transpose(dA, G)
@@ -18,11 +18,13 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <functional>
 #include <mutex>
 
 #include "ops/chain_sequence.h"
 #include "ops/check.h"
 #include "ops/operators.h"
+#include "ops/rotate_tracks.h"
 #include "ops/transforms.h"
 #include "paramixer/paramixer.h"
 
@@ -322,6 +324,81 @@ std::tuple<at::Tensor, at::Tensor> mix_chain_backward_autograd(
                        residual, boundaries);
 }
 
+// ---- The rotation of tracks: a linear map whose transpose rotates back, in the two forms of the
+// rules above. The gradient needs nothing but shifts and lengths.
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+at::Tensor rotate_back(const at::Tensor& grad, at::IntArrayRef shifts, const at::Tensor& lengths) {
+  const NoAutocast guard;
+  std::vector<int64_t> opposite(shifts.size());
+  std::transform(shifts.begin(), shifts.end(), opposite.begin(), std::negate<>());
+  return rotate_tracks(grad, opposite, lengths.defined() ? OptionalTensor(lengths) : std::nullopt);
+}
+
+struct RotateFunction : torch::autograd::Function<RotateFunction> {
+  static constexpr bool is_traceable = true;
+
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& value, at::IntArrayRef shifts,
+                            const OptionalTensor& lengths) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    ctx->save_for_backward({lengths.value_or(at::Tensor())});
+    ctx->saved_data["shifts"] = shifts.vec();
+    return rotate_tracks(value, shifts, lengths);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto shifts = ctx->saved_data["shifts"].toIntVector();
+    return {rotate_back(grads[0], shifts, ctx->get_saved_variables()[0]), {}, {}};
+  }
+};
+
+struct RotateNode : torch::autograd::Node {
+  SavedVariable lengths_;
+  std::vector<int64_t> shifts_;
+
+  variable_list apply(variable_list&& grads) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!grads[0].defined()) return variable_list(1);
+    return {rotate_back(grads[0], shifts_, lengths_.unpack())};
+  }
+
+  void release_variables() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    lengths_.reset_data();
+  }
+
+  std::string name() const override { return "paramixer::rotate_tracks_backward"; }
+};
+
+at::Tensor apply_rotate_node(c10::DispatchKeySet keys, const at::Tensor& value,
+                             at::IntArrayRef shifts, const OptionalTensor& lengths) {
+  static const auto op = find_operator<RotateTracks>("paramixer::rotate_tracks");
+  decltype(make_node<RotateNode>()) node;
+  if (torch::autograd::compute_requires_grad(value)) {
+    node = make_node<RotateNode>();
+    node->set_next_edges(torch::autograd::collect_next_edges(value));
+    node->lengths_ = SavedVariable(lengths.value_or(at::Tensor()), /*is_output=*/false);
+    node->shifts_ = shifts.vec();
+  }
+  at::Tensor result = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return op.redispatch(keys & c10::after_autograd_keyset, value, shifts, lengths);
+  }();
+  if (node) torch::autograd::set_history(result, node);
+  if (has_tangent(value)) {
+    result._set_fw_grad(rotate_tracks(tangent_of(value), shifts, lengths), /*level=*/0,
+                        /*is_inplace_op=*/false);
+  }
+  return result;
+}
+
+at::Tensor rotate_tracks_autograd(c10::DispatchKeySet keys, const at::Tensor& value,
+                                  at::IntArrayRef shifts, const OptionalTensor& lengths) {
+  if (in_functorch() || has_tangent(value)) return apply_rotate_node(keys, value, shifts, lengths);
+  return RotateFunction::apply(value, shifts, lengths);
+}
+
 TORCH_LIBRARY_IMPL(paramixer, Autograd, m) {
   m.impl("mix", &bilinear_autograd<MixRule>);
   m.impl("mix_transpose", &bilinear_autograd<MixTransposeRule>);
@@ -330,6 +407,7 @@ TORCH_LIBRARY_IMPL(paramixer, Autograd, m) {
   m.impl("mix_chain", &mix_chain_autograd);
   m.impl("mix_chain_forward", &mix_chain_forward_autograd);
   m.impl("mix_chain_backward", &mix_chain_backward_autograd);
+  m.impl("rotate_tracks", &rotate_tracks_autograd);
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -23,21 +25,23 @@ inline void check_link_count(const char* op, at::IntArrayRef offsets) {
                     ": offsets must hold 1 to ", kMaxLinks, " links (got ", offsets.size(), ")");
 }
 
-// Rules that every operator shares, for operands called `first_name` and `second_name`; the first
+inline void check_operand(const char* op, const char* name, const at::Tensor& tensor,
+                          int64_t rank) {
+  const auto type = tensor.scalar_type();
+  TORCH_CHECK_TYPE(
+      type == at::kDouble || type == at::kFloat || type == at::kBFloat16 || type == at::kHalf, op,
+      ": ", name, " must be float64, float32, bfloat16 or float16 (got ", type, ")");
+  TORCH_CHECK_VALUE(tensor.dim() >= rank, op, ": ", name, " must have at least ",
+                    rank == kRank ? "two" : "three", " dimensions (got shape ", tensor.sym_sizes(),
+                    ")");
+}
+
+// Rules that operators of two operands share, called `first_name` and `second_name`; the first
 // has `first_rank` dimensions besides the batch, the second is (*, N, columns).
 inline void check_operands(const char* op, const char* first_name, const at::Tensor& first,
                            int64_t first_rank, const char* second_name, const at::Tensor& second) {
-  const auto check_one = [op](const char* name, const at::Tensor& tensor, int64_t rank) {
-    const auto type = tensor.scalar_type();
-    TORCH_CHECK_TYPE(
-        type == at::kDouble || type == at::kFloat || type == at::kBFloat16 || type == at::kHalf, op,
-        ": ", name, " must be float64, float32, bfloat16 or float16 (got ", type, ")");
-    TORCH_CHECK_VALUE(tensor.dim() >= rank, op, ": ", name, " must have at least ",
-                      rank == kRank ? "two" : "three", " dimensions (got shape ",
-                      tensor.sym_sizes(), ")");
-  };
-  check_one(first_name, first, first_rank);
-  check_one(second_name, second, kRank);
+  check_operand(op, first_name, first, first_rank);
+  check_operand(op, second_name, second, kRank);
   TORCH_CHECK_TYPE(first.scalar_type() == second.scalar_type(), op, ": ", first_name, " and ",
                    second_name, " must have one dtype (got ", first.scalar_type(), " and ",
                    second.scalar_type(), ")");
@@ -196,6 +200,37 @@ inline Residual check_mix_chain_backward(const at::Tensor& grad, const at::Tenso
   shape.insert(shape.begin(), static_cast<int64_t>(boundaries.size()));
   check_like_result("states", states);
   return parsed;
+}
+
+// ---- Rotations
+
+// value (*, N, D) with T shifts, T dividing D; lengths (*).
+inline void check_rotate_tracks(const at::Tensor& value, at::IntArrayRef shifts,
+                                const std::optional<at::Tensor>& lengths) {
+  constexpr auto kOp = "rotate_tracks";
+  const auto tracks = static_cast<int64_t>(shifts.size());
+  TORCH_CHECK_VALUE(tracks >= 1 && tracks <= kMaxLinks, kOp, ": shifts must hold 1 to ", kMaxLinks,
+                    " tracks (got ", tracks, ")");
+  for (const int64_t shift : shifts) {
+    TORCH_CHECK_VALUE(shift != std::numeric_limits<int64_t>::min(), kOp,
+                      ": shifts must be greater than -2^63, which has no opposite (got ", shift,
+                      ")");
+  }
+  check_operand(kOp, "value", value, kRank);
+  TORCH_CHECK_VALUE(value.sym_size(-1) % tracks == 0, kOp,
+                    ": value must have channels D in dimension -1 that divide into one track per "
+                    "shift (got shape ",
+                    value.sym_sizes(), " and ", tracks, " shifts)");
+  if (!lengths.has_value()) return;
+  TORCH_CHECK_TYPE(lengths->scalar_type() == at::kLong, kOp, ": lengths must be int64 (got ",
+                   lengths->scalar_type(), ")");
+  TORCH_CHECK_VALUE(lengths->device() == value.device(), kOp,
+                    ": value and lengths must be on one device (got ", value.device(), " and ",
+                    lengths->device(), ")");
+  const auto batch = value.sym_sizes().slice(0, value.dim() - kRank);
+  TORCH_CHECK_VALUE(lengths->sym_sizes() == batch, kOp,
+                    ": lengths must have the batch dimensions of value, ", batch, " (got shape ",
+                    lengths->sym_sizes(), ")");
 }
 
 }  // namespace paramixer::ops

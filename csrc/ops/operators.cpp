@@ -48,6 +48,9 @@ TORCH_LIBRARY(paramixer, m) {
       "link_weights_backward(Tensor grad, Tensor x, Tensor hidden_weight, Tensor? hidden_bias, "
       "Tensor output_weight, bool wants_x) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
       tags);
+
+  // Channels cut into tracks, one per shift, and each track rotated along the sequence.
+  m.def("rotate_tracks(Tensor value, int[] shifts, Tensor? lengths=None) -> Tensor", tags);
 }
 
 namespace paramixer {
@@ -237,7 +240,7 @@ void no_cuda_kernels(const c10::OperatorHandle& op, torch::jit::Stack*) {
 
 TORCH_LIBRARY_IMPL(paramixer, CUDA, m) {
   for (const char* name : {"mix", "mix_transpose", "link_dot", "mix_backward", "mix_chain",
-                           "mix_chain_forward", "mix_chain_backward"}) {
+                           "mix_chain_forward", "mix_chain_backward", "rotate_tracks"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&no_cuda_kernels>());
   }
 }

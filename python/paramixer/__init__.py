@@ -5,7 +5,7 @@ from paramixer._load import __version__, has_cuda  # before all else: registers 
 # isort: split
 from paramixer import compat, links, nn, reference, utils
 from paramixer.factorize import SparseFactorization, factorize
-from paramixer.ops import link_dot, link_weights, mix, mix_chain, mix_transpose
+from paramixer.ops import link_dot, link_weights, mix, mix_chain, mix_transpose, rotate_tracks
 
 __all__ = [
     "SparseFactorization",
@@ -21,5 +21,6 @@ __all__ = [
     "mix_transpose",
     "nn",
     "reference",
+    "rotate_tracks",
     "utils",
 ]

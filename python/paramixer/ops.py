@@ -158,6 +158,37 @@ def mix_chain(
     return torch.ops.paramixer.mix_chain(weight, value, flat, residual, save)
 
 
+def rotate_tracks(value: Tensor, shifts: list[int], lengths: Tensor | None = None) -> Tensor:
+    """Rotates tracks of channels along the sequence, each by its own shift.
+
+    The D channels are cut into T tracks of D / T neighbours, t = c // (D / T), and every sequence
+    is a ring of its own length L; what lies behind it is padding:
+
+    ``Y[i, c] = V[(i + o_t) mod L, c]  for i < L,  0 for L <= i < N``
+
+    It is the mixing of ChordMixer (Khalitov et al., ICLR 2023, arXiv 2206.05852), a sparse factor
+    without weights, in one copy. Its gradient is the rotation by -o_t; padding is neither read nor
+    gets a gradient. Autocast leaves the dtype as it is.
+
+    Args:
+        value: (*, N, D), T dividing D.
+        shifts: T integers, 1 <= T <= 64, of any sign and size but for -2^63.
+        lengths: (*), int64, on the device of ``value``: the length L of every sequence,
+            0 <= L <= N; default N for all. CUDA kernels take lengths outside of that range as the
+            nearer end of it, since looking would have to wait for the device.
+
+    Returns:
+        (*, N, D), in the layout of ``value``.
+
+    Raises:
+        ValueError: no or too many shifts, channels that they do not divide, lengths of the wrong
+            shape or on another device, or, on the CPU, out of range.
+        TypeError: a dtype other than float64, float32, bfloat16, float16; lengths not int64.
+        NotImplementedError: a device without kernels.
+    """
+    return torch.ops.paramixer.rotate_tracks(value, shifts, lengths)
+
+
 def _scripted_offsets(offsets: Any) -> list[int]:
     """The offsets of all factors in one list, in TorchScript."""
     flat: list[int] = []
@@ -231,3 +262,21 @@ def _register_vmap(name: str) -> None:
 
 for _name in _LAYOUTS:
     _register_vmap(_name)
+
+
+def _rotate_tracks_vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
+    """Makes the mapped dimension the first batch dimension of value and, if given, lengths."""
+    value, shifts, lengths = (*args, None)[:3]
+    value_dim, _, lengths_dim = (*in_dims, None)[:3]
+
+    def in_front(tensor: Tensor, dim: int | None) -> Tensor:
+        if dim is None:
+            return tensor.expand(info.batch_size, *tensor.shape)
+        return tensor.movedim(dim, 0)
+
+    if lengths is not None:
+        lengths = in_front(lengths, lengths_dim)
+    return torch.ops.paramixer.rotate_tracks(in_front(value, value_dim), shifts, lengths), 0
+
+
+torch.library.register_vmap("paramixer::rotate_tracks", _rotate_tracks_vmap)

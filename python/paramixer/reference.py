@@ -158,6 +158,54 @@ def link_weights(
     return links.to(x.dtype)
 
 
+def rotate_tracks(value: Tensor, shifts: Sequence[int], lengths: Tensor | None = None) -> Tensor:
+    """Y[i, c] = V[(i + o_t) mod L, c] for i < L, 0 for L <= i < N, where t = c // (D / T).
+
+    Args:
+        value: V, (*, N, D).
+        shifts: T integers o_t of any sign and size, T dividing D.
+        lengths: (*), the length L of every sequence, 0 <= L <= N; default N for all.
+
+    Returns:
+        Y, (*, N, D), in the dtype of `value`.
+
+    Raises:
+        ValueError: shapes, lengths or the number of shifts do not fit.
+    """
+    if len(shifts) < 1:
+        raise ValueError(f"rotate_tracks: shifts must hold at least one track (got {len(shifts)})")
+    if value.dim() < 2:
+        raise ValueError(
+            "rotate_tracks: value must have at least two dimensions "
+            f"(got shape {list(value.shape)})"
+        )
+    if value.shape[-1] % len(shifts) != 0:
+        raise ValueError(
+            "rotate_tracks: value must have channels D in dimension -1 that divide into one track "
+            f"per shift (got shape {list(value.shape)} and {len(shifts)} shifts)"
+        )
+    if lengths is None:
+        width = value.shape[-1] // len(shifts)
+        tracks = [value[..., t * width : (t + 1) * width] for t in range(len(shifts))]
+        return torch.cat([_shift(x, o) for x, o in zip(tracks, shifts, strict=True)], dim=-1)
+    if lengths.shape != value.shape[:-2]:
+        raise ValueError(
+            "rotate_tracks: lengths must have the batch dimensions of value, "
+            f"{list(value.shape[:-2])} (got shape {list(lengths.shape)})"
+        )
+    wrong = [length for length in lengths.flatten().tolist() if not 0 <= length <= value.shape[-2]]
+    if wrong:
+        raise ValueError(
+            f"rotate_tracks: lengths must be at least 0 and at most N = {value.shape[-2]} "
+            f"(got {wrong[0]})"
+        )
+    if value.numel() == 0:
+        return value.clone()
+    sequences = zip(value.reshape(-1, *value.shape[-2:]), lengths.flatten().tolist(), strict=True)
+    padded = [F.pad(rotate_tracks(x[:n], shifts), (0, 0, 0, len(x) - n)) for x, n in sequences]
+    return torch.stack(padded).view(value.shape)
+
+
 def _mix(weight: Tensor, value: Tensor, offsets: Sequence[int]) -> Tensor:
     return _sum([weight[..., k, None] * _shift(value, o) for k, o in enumerate(offsets)])
 

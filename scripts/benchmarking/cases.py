@@ -1,7 +1,7 @@
-"""What is measured: one factor, or a whole chain, at a shape; the traffic and the exact results.
+"""What is measured: a factor, a chain or a rotation at a shape; the traffic and the exact results.
 
 A case knows its operations, how many bytes and multiply-adds each needs at least, its random
-operands, and what the results must be. `layers.py` holds the third kind, a training step.
+operands, and what the results must be. `layers.py` holds one more kind, a training step.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ CHAINS: list[tuple[Shape, str]] = [(shape, "cdil:3") for shape in SHAPES] + [
 ]
 SCALING_LENGTHS = [1 << power for power in range(7, 21)]
 SCALING_CHANNELS = 64
+ROTATIONS: list[Shape] = [(32, 1024, 308), (8, 4096, 208), (4, 16384, 150)]  # of ChordMixer
 SMALL_CHANNELS = [1, 2, 3, 4, 5, 7, 8, 12, 16, 24, 33, 100, 128]
 SMALL_CHANNELS_SHAPE = (4, 16384, 128)  # every row of that table moves the bytes of this one
 
@@ -214,6 +215,51 @@ class ChainCase(ProductCase):
     def small(self) -> ChainCase:
         """The same on eight rows."""
         return dataclasses.replace(self, shape=(1, 8, self.shape[2]))
+
+
+@dataclass(frozen=True)
+class RotationCase:
+    """The rotation of a ChordMixer block at a shape (B, N, D): 1 + ceil(log2 N) tracks."""
+
+    shape: Shape
+    dtype: str
+    device: str
+    level = "rotation"
+    operations = ("forward", "forward+backward")
+    more_operations = ()
+
+    def __str__(self) -> str:
+        dtype = "" if self.dtype == "float32" else f" {self.dtype}"
+        return f"{self.shape} T={len(self.shifts())}{dtype}"
+
+    def shifts(self) -> list[int]:
+        """One a track."""
+        return paramixer.links.chord(self.shape[1])[0]
+
+    def bytes(self, operation: str) -> int:
+        """Every element read and written once, and again for its gradient."""
+        times = {"forward": 2, "forward+backward": 4}[operation]
+        return times * math.prod(self.shape) * getattr(torch, self.dtype).itemsize
+
+    def multiply_adds(self, operation: str) -> int:
+        """None: bytes move."""
+        return 0
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """V and G."""
+        return random_operands(self.shape, (1,), self.dtype, self.device)[1:]
+
+    def expected(self, inputs: tuple[Tensor, Tensor]) -> Expected:
+        """The reference in float64 for the outer items of the batch."""
+        value, grad = (outer_items(x).double() for x in inputs)
+        shifts = self.shifts()
+        result = reference.rotate_tracks(value, shifts)
+        back = reference.rotate_tracks(grad, [-shift for shift in shifts])
+        return {"forward": (result,), "forward+backward": (result, back)}
+
+    def small(self) -> RotationCase:
+        """The same on eight rows, whose tracks are four."""
+        return dataclasses.replace(self, shape=(1, 8, 4 * self.shape[2]))
 
 
 def factor_cases(shape: Shape, protocol: str, dtype: str, device: str) -> list[FactorCase]:

@@ -1,7 +1,8 @@
-"""The peers of factors and chains: other ways to compute the same products.
+"""The peers of factors, chains and rotations: other ways to compute the same.
 
-Most are one *form*, a way to multiply by one factor, from which autograd makes the gradients and a
-loop the chain. Index tables and sparsity patterns are made beforehand and are not timed.
+Most of the first two are one *form*, a way to multiply by one factor, from which autograd makes the
+gradients and a loop the chain. Index tables and sparsity patterns are made beforehand and are not
+timed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from benchmarking.cases import (
     ChainCase,
     FactorCase,
     Inputs,
+    RotationCase,
     add_residual,
     chain_gradients,
     chain_states,
@@ -44,7 +46,7 @@ class Skipped(Exception):  # noqa: N818 - a result, not an error
     """A peer that does not take part, and why."""
 
 
-def by_autograd(product: Product, inputs: Inputs) -> Calls:
+def by_autograd(product: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Calls:
     """Every operation from product(W, V): without a graph, and autograd's pass through it."""
     *operands, grad = inputs
     leaves = [x.detach().requires_grad_() for x in operands]
@@ -269,6 +271,24 @@ def triton_mix(case: Case, inputs: Inputs) -> Calls:
     return {"forward": Call(lambda _: kernel.mix(weight, value, offsets))}
 
 
+def rotation(case: RotationCase, inputs: tuple[Tensor, ...]) -> Calls:
+    """This library."""
+    shifts = case.shifts()
+    return by_autograd(lambda value: paramixer.rotate_tracks(value, shifts), inputs)
+
+
+def rolls(case: RotationCase, inputs: tuple[Tensor, ...]) -> Calls:
+    """The published form: split the channels, torch.roll every track, concatenate."""
+    shifts = case.shifts()
+
+    def roll_and_cat(value: Tensor) -> Tensor:
+        tracks = value.chunk(len(shifts), -1)
+        rolled = [torch.roll(x, -shift, -2) for x, shift in zip(tracks, shifts, strict=True)]
+        return torch.cat(rolled, -1)
+
+    return by_autograd(roll_and_cat, inputs)
+
+
 ATTENTION = "attention (another function)"
 PEERS: dict[str, dict[str, Callable[[Any, Any], Calls]]] = {
     "factor": {
@@ -291,6 +311,7 @@ PEERS: dict[str, dict[str, Callable[[Any, Any], Calls]]] = {
         "torch_sparse": from_form(torch_sparse_form),
         ATTENTION: attention,
     },
+    "rotation": {"paramixer": rotation, "torch.roll and cat": rolls},
 }
 COMPILED = {"torch.compile(roll)"}  # whose first call compiles
 UNCHECKED = {ATTENTION}

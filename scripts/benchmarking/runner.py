@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarking.cases import ChainCase, FactorCase, outer_items
+from benchmarking.cases import ChainCase, FactorCase, RotationCase, outer_items
 from benchmarking.layers import LAYER_PEERS, LayerCase
 from benchmarking.mixers import MIXER_PEERS, MixerCase
 from benchmarking.peers import PEERS, UNCHECKED, Call, Calls, Skipped
 
-Case = FactorCase | ChainCase | LayerCase | MixerCase
+Case = FactorCase | ChainCase | RotationCase | LayerCase | MixerCase
 Row = dict[str, Any]  # a record: what one task gave
 
 ALL_PEERS: dict[str, dict[str, Callable[[Any, Any], Calls]]] = {

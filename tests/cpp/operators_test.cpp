@@ -117,6 +117,27 @@ TEST_P(Chain, IsOneProductAfterTheOther) {
 INSTANTIATE_TEST_SUITE_P(Residuals, Chain, testing::Values("none", "previous", "initial"),
                          [](const auto& info) { return std::string(info.param); });
 
+TEST(Operators, TracksRotateAndTheirGradientRotatesBack) {
+  const auto options = torch::TensorOptions(torch::kDouble).requires_grad(true);
+  const auto value = torch::randn({2, 9, 6}, options);
+  const auto rotate = [](const at::Tensor& x, int64_t direction) {
+    const auto tracks = x.chunk(3, -1);
+    return torch::cat({tracks[0], torch::roll(tracks[1], -direction, -2),
+                       torch::roll(tracks[2], 4 * direction, -2)},
+                      -1);
+  };
+  const auto result = paramixer::rotate_tracks(value, {0, 1, -4});
+  EXPECT_TRUE(torch::equal(result, rotate(value, 1)));
+  const auto grad = torch::randn_like(result);
+  const auto back = torch::autograd::grad({result}, {value}, {grad})[0];
+  EXPECT_TRUE(torch::equal(back, rotate(grad, -1)));
+
+  const auto padded = paramixer::rotate_tracks(value, {0, 1, -4}, torch::tensor({5, 0}));
+  EXPECT_TRUE(torch::equal(padded.narrow(1, 0, 5)[0], rotate(value.narrow(1, 0, 5), 1)[0]));
+  EXPECT_EQ(padded.narrow(1, 5, 4).count_nonzero().item<int64_t>(), 0);
+  EXPECT_EQ(padded[1].count_nonzero().item<int64_t>(), 0);
+}
+
 TEST(Operators, ErrorsHaveTheirTypes) {
   const auto inputs = leaves();
   EXPECT_THROW(paramixer::mix(inputs[0], inputs[1], {0, 1}), c10::ValueError);

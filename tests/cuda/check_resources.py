@@ -25,10 +25,15 @@ NAME = re.compile(
     r"\d+(?P<kernel>[a-z_]+)_kernelI(?P<dtype>d|f|NS_8BFloat16E|NS_7Float16E)"
     r"(?P<index>[il])Li(?P<width>\d+)E(?P<transpose>Lb1E)?"
 )
+# Of a copy: bytes of a word, index type.
+COPY_NAME = re.compile(r"\d+(?P<kernel>rotate_tracks)_kernelILi(?P<bytes>\d+)E(?P<index>[il])")
 
 
 def readable(mangled: str) -> str:
     """Such as "mix_transpose f32 x4 64-bit" for a mangled kernel name."""
+    if match := COPY_NAME.search(mangled):
+        bits = "64" if match["index"] == "l" else "32"
+        return f"{match['kernel']} {match['bytes']} bytes {bits}-bit"
     match = NAME.search(mangled)
     if match is None:
         return mangled

@@ -10,6 +10,7 @@
 #include "kernel_cases.h"
 #include "launch.h"
 #include "primitives.h"
+#include "rotation_cases.h"
 
 namespace paramixer::testing {
 namespace {
@@ -139,6 +140,25 @@ TYPED_TEST(CudaKernelTest, LinkDotOfNoChannelsIsZero) {
   InstanceOnDevice<TypeParam> on_device({5, 0, 3, Layout::kShifted});
   on_device.run(Kernel::kLinkDot);
   on_device.instance.check(Kernel::kLinkDot);
+}
+
+TYPED_TEST(CudaKernelTest, RotationsAreTheirDefinition) {
+  for (const Case& c : rotation_cases()) {
+    SCOPED_TRACE(describe(c));
+    InstanceOnDevice<TypeParam> on_device(c);
+    const std::vector<int64_t> lengths = ring_lengths(on_device.instance.problem());
+    DeviceBuffer<int64_t> device_lengths(lengths.size());
+    device_lengths.write(0, Storage<int64_t>(lengths.begin(), lengths.end()));
+    for (const auto* rings : {static_cast<const std::vector<int64_t>*>(nullptr), &lengths}) {
+      Rotation rotation = make_rotation(on_device.instance, rings);
+      const Rotation expected = rotation;
+      if (rings) rotation.lengths = device_lengths.data();
+      on_device.poison_outputs();
+      require(cuda::rotate_tracks(sizeof(TypeParam), rotation, nullptr));
+      on_device.download_outputs();
+      ASSERT_NO_FATAL_FAILURE(on_device.instance.check(expected));
+    }
+  }
 }
 
 TEST(CudaPrimitivesTest, ComputeWhatTheEmulatorSays) { EXPECT_EQ(wrong_primitives(), ""); }

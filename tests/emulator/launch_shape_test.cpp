@@ -97,6 +97,30 @@ TEST(LaunchShapeTest, VectorsNeedAlignmentEverywhere) {
   EXPECT_EQ(width(problem), 4);
 }
 
+TEST(LaunchShapeTest, WordsOfARotationDivideItsTracks) {
+  const auto word_bytes = [](const Problem& problem, int bytes) {
+    return bytes * rotation_shape(bytes, {problem}).width;
+  };
+  EXPECT_EQ(word_bytes(contiguous(2, 16, 3 * 28, 3), sizeof(float)), 16);
+  EXPECT_EQ(word_bytes(contiguous(2, 16, 3 * 10, 3), sizeof(float)), 8);
+  EXPECT_EQ(word_bytes(contiguous(2, 16, 3 * 7, 3), sizeof(float)), 4);
+  EXPECT_EQ(word_bytes(contiguous(2, 16, 3 * 28, 3), sizeof(BFloat16)), 8);
+  EXPECT_EQ(word_bytes(contiguous(2, 16, 3 * 7, 3), sizeof(BFloat16)), 2);
+  EXPECT_EQ(word_bytes(contiguous(2, 16, 3 * 7, 3), sizeof(double)), 8);
+  Problem problem = contiguous(2, 16, 3 * 28, 3);
+  problem.value.data = reinterpret_cast<void*>(uintptr_t{4104});
+  EXPECT_EQ(word_bytes(problem, sizeof(float)), 8);
+  problem.result.row += 1;
+  EXPECT_EQ(word_bytes(problem, sizeof(float)), 4);
+}
+
+TEST(LaunchShapeTest, IndicesOfARotationHoldItsShifts) {
+  Rotation rotation{contiguous(2, 16, 12, 3)};
+  EXPECT_FALSE(rotation_shape(sizeof(float), rotation).wide_index);
+  rotation.problem.offsets[1] = -Traits::kMaxIndex32 - 1;
+  EXPECT_TRUE(rotation_shape(sizeof(float), rotation).wide_index);
+}
+
 TEST(LaunchShapeTest, ShortRowsShareABlock) {
   const auto lanes = [](int64_t channels, int bytes) {
     return launch_shape(Kernel::kLinkDot, bytes, contiguous(1, 64, channels, 3)).lanes;

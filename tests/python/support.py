@@ -1,5 +1,6 @@
 """What the operator tests share: operators with oracles, operands, layouts, tolerances."""
 
+import math
 import os
 import subprocess
 import sys
@@ -20,31 +21,35 @@ FACTORS = 3  # of the chains below
 
 @dataclass(frozen=True)
 class Operator:
-    """A function f(first, second, offsets); `columns` says what its operands hold in a row."""
+    """A function f(*operands, offsets); `columns` says what its operands hold in a row."""
 
     name: str
     function: Callable
     oracle: Callable
-    columns: tuple[tuple[str, ...], tuple[str, ...]]
+    columns: tuple[tuple[str, ...], ...]
     linear_in: tuple[int, ...] = (0, 1)  # the gradients of these operands do not need themselves
     products: int = 1  # done one after the other
+    saved: int = 2  # tensors for the backward pass
+    autocasts: bool = True
 
     @property
     def overload(self):
         return getattr(torch.ops.paramixer, self.name).default
 
-    def arguments(self, offsets):
-        """What the dispatcher's operator takes after its operands."""
+    def arguments(self, operands, offsets):
+        """What the dispatcher's operator takes after these operands."""
         return (offsets,)
 
-    def torchs(self, first, second, offsets):
+    def torchs(self, *operands_and_offsets):
         """What PyTorch makes of it in the operands' dtype: the yardstick for errors."""
-        return self.oracle(first, second, offsets)
+        return self.oracle(*operands_and_offsets)
 
     def operands(self, batch, length, channels, links, **options):
         """Random operands (batch, N, columns); `batch` is one shape or one for each operand."""
         width = {"factors": FACTORS, "links": links, "channels": channels}
+        width["tracks"] = links * channels
         batches = batch if batch and isinstance(batch[0], tuple) else (batch, batch)
+        batches = batches[: len(self.columns)]
         return [
             torch.randn(*shape, length, *(width[column] for column in columns), **options)
             for shape, columns in zip(batches, self.columns, strict=True)
@@ -57,7 +62,7 @@ class Chain(Operator):
 
     residual: str = "none"
 
-    def arguments(self, offsets):
+    def arguments(self, operands, offsets):
         return [o for factor in chain_offsets(offsets) for o in factor], self.residual
 
     def torchs(self, first, second, offsets):
@@ -89,6 +94,37 @@ def chain(residual):
     )
 
 
+@dataclass(frozen=True)
+class Rotation(Operator):
+    """The rotation of as many tracks as there are offsets; each has `channels` channels."""
+
+    padded: bool = False
+
+    def arguments(self, operands, offsets):
+        return (offsets, ring_lengths(*operands)) if self.padded else (offsets,)
+
+
+def ring_lengths(value):
+    """N for the first sequence of value (*, N, D), one less for the next, and after 0 again N."""
+    batch, length = value.shape[:-2], value.shape[-2]
+    steps = torch.arange(math.prod(batch), device=value.device)
+    return (length - steps % (length + 1)).view(batch)
+
+
+def rotation(padded):
+    lengths = lambda value: ring_lengths(value) if padded else None
+    return Rotation(
+        "rotate_tracks",
+        lambda v, shifts: paramixer.rotate_tracks(v, shifts, lengths(v)),
+        lambda v, shifts: reference.rotate_tracks(v, shifts, lengths(v)),
+        (("tracks",),),
+        linear_in=(0,),
+        saved=int(padded),
+        autocasts=False,
+        padded=padded,
+    )
+
+
 LINKS, CHANNELS = ("links",), ("channels",)
 ELEMENTARY = [
     Operator("mix", paramixer.mix, reference.mix, (LINKS, CHANNELS)),
@@ -96,9 +132,11 @@ ELEMENTARY = [
     Operator("link_dot", paramixer.link_dot, reference.link_dot, (CHANNELS, CHANNELS)),
 ]
 CHAINS = [chain(residual) for residual in reference.RESIDUALS]
-OPERATORS = ELEMENTARY + CHAINS
+ROTATIONS = [rotation(padded) for padded in (False, True)]
+OPERATORS = ELEMENTARY + CHAINS + ROTATIONS
 OPERATOR_IDS = [operator.name for operator in ELEMENTARY]
 OPERATOR_IDS += [f"mix_chain_{operator.residual}" for operator in CHAINS]
+OPERATOR_IDS += ["rotate_tracks", "rotate_tracks_padded"]
 
 
 def transposed(tensor):

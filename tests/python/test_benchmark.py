@@ -105,6 +105,24 @@ def test_chain_peers_agree(tmp_path, residual):
     assert row["multiply_adds"] == 3 * 2 * 33 * 5 * 6 * 3
 
 
+def test_rotation_peers_agree(tmp_path):
+    peers = ["paramixer", "torch.roll and cat"]
+    options = ["--shapes", "2,33,14", "1,8,8", "--one-allocator", "--markdown"]
+    text, document = run(tmp_path, "rotation", *options)
+
+    for row in document["results"]:
+        check_times(row)
+    timed = {(r["case"], r["peer"], r["operation"]) for r in document["results"]}
+    cases = ("(2, 33, 14) T=7", "(1, 8, 8) T=4")
+    operations = ("forward", "forward+backward")
+    expected = {(c, p, o) for c in cases for p in (*peers, "copy") for o in operations}
+    assert timed == expected | {(c, "torch.mm", "probe") for c in cases}
+    row = next(r for r in document["results"] if r["operation"] == "forward+backward")
+    assert row["bytes"] == 2 * 33 * 14 * 4 * 4
+    assert row["peak_mib"] >= 0
+    assert cases[0] in text
+
+
 def test_memory_is_measured_and_runs_are_compared(tmp_path):
     options = ["--shapes", "4,2048,64", "--protocols", "cdil:3", "--one-allocator", "--markdown"]
     options += ["--peers", "paramixer", "gather-scatter_add"]

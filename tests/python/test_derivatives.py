@@ -19,11 +19,16 @@ def double_operands(operator, batch=(2,), requires_grad=True):
 
 def loss_of(operator):
     """A scalar that no derivative of order two makes vanish."""
-    return lambda first, second: operator.function(first, second, OFFSETS).sin().sum()
+    return lambda *operands: operator.function(*operands, OFFSETS).sin().sum()
 
 
 def oracle_loss_of(operator):
-    return lambda first, second: operator.oracle(first, second, OFFSETS).sin().sum()
+    return lambda *operands: operator.oracle(*operands, OFFSETS).sin().sum()
+
+
+def all_of(operands):
+    """The operands' numbers, for `argnums`."""
+    return tuple(range(len(operands)))
 
 
 @per_operator
@@ -36,9 +41,9 @@ def test_gradcheck(operator, batch):
 
 @per_operator
 def test_third_order(operator):
-    def third(loss, first, second):
-        value = loss(first, second)
-        for variable in (first, second, first):
+    def third(loss, *operands):
+        value = loss(*operands)
+        for variable in (operands[0], operands[-1], operands[0]):
             value = torch.autograd.grad(value, variable, create_graph=True)[0].square().sum()
         return value
 
@@ -51,14 +56,15 @@ def test_third_order(operator):
 @per_operator
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_opcheck(operator, requires_grad):
+    def opcheck(operands, **tolerances):
+        arguments = operator.arguments(operands, OFFSETS)
+        torch.library.opcheck(operator.overload, (*operands, *arguments), **tolerances)
+
     operands = double_operands(operator, requires_grad=requires_grad)
-    arguments = operator.arguments(OFFSETS)
-    torch.library.opcheck(operator.overload, (*operands, *arguments))
-    broadcast = double_operands(operator, ((3, 1), (2,)), requires_grad)
-    torch.library.opcheck(operator.overload, (*broadcast, *arguments))
+    opcheck(operands)
+    opcheck(double_operands(operator, ((3, 1), (2,)), requires_grad))
     strided = [LAYOUTS["channel_sliced"](o.detach()).bfloat16() for o in operands]
-    strided = [o.requires_grad_(requires_grad) for o in strided]
-    torch.library.opcheck(operator.overload, (*strided, *arguments), rtol=0.05, atol=0.05)
+    opcheck([o.requires_grad_(requires_grad) for o in strided], rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
@@ -79,27 +85,22 @@ def test_mix_backward_is_differentiable():
 
 @per_operator
 def test_functorch(operator):
-    first, second = double_operands(operator, requires_grad=False)
+    operands = tuple(double_operands(operator, requires_grad=False))
     loss, oracle_loss = loss_of(operator), oracle_loss_of(operator)
     assert_same = torch.testing.assert_close
-    for argnums in (0, 1, (0, 1)):
-        assert_same(grad(loss, argnums)(first, second), grad(oracle_loss, argnums)(first, second))
-        assert_same(
-            jacrev(loss, argnums)(first, second), jacrev(oracle_loss, argnums)(first, second)
-        )
-        assert_same(
-            jacfwd(loss, argnums)(first, second), jacfwd(oracle_loss, argnums)(first, second)
-        )
-        assert_same(
-            hessian(loss, argnums)(first, second), hessian(oracle_loss, argnums)(first, second)
-        )
-    tangents = (torch.randn_like(first), torch.randn_like(second))
-    assert_same(jvp(loss, (first, second), tangents), jvp(oracle_loss, (first, second), tangents))
+    for argnums in (*all_of(operands), all_of(operands)):
+        for transform in (grad, jacrev, jacfwd, hessian):
+            assert_same(
+                transform(loss, argnums)(*operands), transform(oracle_loss, argnums)(*operands)
+            )
+    tangents = tuple(torch.randn_like(operand) for operand in operands)
+    assert_same(jvp(loss, operands, tangents), jvp(oracle_loss, operands, tangents))
     assert_same(
-        vjp(loss, first, second)[1](torch.ones((), dtype=torch.float64)),
-        vjp(oracle_loss, first, second)[1](torch.ones((), dtype=torch.float64)),
+        vjp(loss, *operands)[1](torch.ones((), dtype=torch.float64)),
+        vjp(oracle_loss, *operands)[1](torch.ones((), dtype=torch.float64)),
     )
-    nested = lambda f: grad(lambda a: grad(f)(a, second).square().sum())(first)
+    first, *others = operands
+    nested = lambda f: grad(lambda a: grad(f)(a, *others).square().sum())(first)
     assert_same(nested(loss), nested(oracle_loss))
 
 
@@ -108,36 +109,40 @@ def test_functorch(operator):
 @pytest.mark.parametrize("inner", [jacrev, jacfwd])
 def test_jacobians_of_a_tensor(operator, outer, inner):
     """Of every element of the result, so that gradients are taken under a mapped dimension."""
-    first, second = operator.operands((2,), 4, 2, len(OFFSETS), dtype=torch.float64)
-    function = lambda a, b: operator.function(a, b, OFFSETS).sin()
-    oracle = lambda a, b: operator.oracle(a, b, OFFSETS).sin()
-    actual = inner(function, (0, 1))(first, second)
-    torch.testing.assert_close(actual, inner(oracle, (0, 1))(first, second))
-    actual = outer(inner(function, (0, 1)))(first, second)
-    torch.testing.assert_close(actual, outer(inner(oracle, (0, 1)))(first, second))
+    operands = operator.operands((2,), 4, 2, len(OFFSETS), dtype=torch.float64)
+    function = lambda *inputs: operator.function(*inputs, OFFSETS).sin()
+    oracle = lambda *inputs: operator.oracle(*inputs, OFFSETS).sin()
+    every = all_of(operands)
+    actual = inner(function, every)(*operands)
+    torch.testing.assert_close(actual, inner(oracle, every)(*operands))
+    actual = outer(inner(function, every))(*operands)
+    torch.testing.assert_close(actual, outer(inner(oracle, every))(*operands))
 
 
 @per_operator
 def test_vmap_of_jacrev_and_of_vjp(operator):
-    first, second = operator.operands((3, 2), 4, 2, len(OFFSETS), dtype=torch.float64)
-    function = lambda a, b: operator.function(a, b, OFFSETS).sin()
-    oracle = lambda a, b: operator.oracle(a, b, OFFSETS).sin()
-    actual = vmap(jacrev(function, (0, 1)))(first, second)
-    torch.testing.assert_close(actual, vmap(jacrev(oracle, (0, 1)))(first, second))
-    result, pull = vjp(function, first, second)
+    operands = operator.operands((3, 2), 4, 2, len(OFFSETS), dtype=torch.float64)
+    function = lambda *inputs: operator.function(*inputs, OFFSETS).sin()
+    oracle = lambda *inputs: operator.oracle(*inputs, OFFSETS).sin()
+    every = all_of(operands)
+    actual = vmap(jacrev(function, every))(*operands)
+    torch.testing.assert_close(actual, vmap(jacrev(oracle, every))(*operands))
+    result, pull = vjp(function, *operands)
     vectors = torch.randn(5, *result.shape, dtype=torch.float64)
-    expected = vmap(vjp(oracle, first, second)[1])(vectors)
+    expected = vmap(vjp(oracle, *operands)[1])(vectors)
     torch.testing.assert_close(vmap(pull)(vectors), expected)
 
 
 @per_operator
 def test_vmap_of_grad(operator):
-    first, second = double_operands(operator, (3, 2), requires_grad=False)
-    actual = vmap(grad(loss_of(operator), (0, 1)))(first, second)
-    expected = vmap(grad(oracle_loss_of(operator), (0, 1)))(first, second)
+    *others, value = double_operands(operator, (3, 2), requires_grad=False)
+    every = all_of([*others, value])
+    actual = vmap(grad(loss_of(operator), every))(*others, value)
+    expected = vmap(grad(oracle_loss_of(operator), every))(*others, value)
     torch.testing.assert_close(actual, expected)
-    actual = vmap(grad(loss_of(operator), (0, 1)), (None, 0))(first[0], second)
-    expected = vmap(grad(oracle_loss_of(operator), (0, 1)), (None, 0))(first[0], second)
+    alone, in_dims = [other[0] for other in others], (*(None for _ in others), 0)
+    actual = vmap(grad(loss_of(operator), every), in_dims)(*alone, value)
+    expected = vmap(grad(oracle_loss_of(operator), every), in_dims)(*alone, value)
     torch.testing.assert_close(actual, expected)
 
 
@@ -150,6 +155,9 @@ def test_vmap(operator, in_dims, ranks):
     mapped = 2
     batches = tuple((2,) * rank for rank in ranks)
     operands = operator.operands(batches, 5, 3, len(OFFSETS), dtype=torch.float64)
+    in_dims = in_dims[: len(operands)]
+    if in_dims == (None,):
+        return  # nothing is mapped
     stacked = []
     for operand, dim in zip(operands, in_dims, strict=True):
         if dim is None:
@@ -172,22 +180,24 @@ def test_vmap(operator, in_dims, ranks):
 
 @per_operator
 def test_nested_vmap(operator):
-    first, second = operator.operands((2, 3), 5, 4, len(OFFSETS), dtype=torch.float64)
+    operands = operator.operands((2, 3), 5, 4, len(OFFSETS), dtype=torch.float64)
     run = lambda *inputs: operator.function(*inputs, OFFSETS)
-    actual = vmap(vmap(run, (0, 0)), (1, 1), 1)(first, second)
-    torch.testing.assert_close(actual, run(first, second))
+    actual = vmap(vmap(run, 0), 1, 1)(*operands)
+    for i in range(2):
+        for j in range(3):
+            torch.testing.assert_close(actual[i, j], run(*(operand[i, j] for operand in operands)))
 
 
 @per_operator
 def test_batched_gradients(operator):
-    first, second = double_operands(operator)
-    result = operator.function(first, second, OFFSETS)
+    operands = double_operands(operator)
+    result = operator.function(*operands, OFFSETS)
     vectors = torch.randn(4, *result.shape, dtype=torch.float64)
     batched = torch.autograd.grad(
-        result, (first, second), vectors, is_grads_batched=True, retain_graph=True
+        result, operands, vectors, is_grads_batched=True, retain_graph=True
     )
     for i, vector in enumerate(vectors):
-        alone = torch.autograd.grad(result, (first, second), vector, retain_graph=True)
+        alone = torch.autograd.grad(result, operands, vector, retain_graph=True)
         torch.testing.assert_close([b[i] for b in batched], list(alone))
 
 
@@ -233,13 +243,13 @@ def test_in_place_change_of_a_saved_tensor_is_noticed():
 
 @per_operator
 def test_no_grad_and_inference_mode(operator):
-    first, second = double_operands(operator)
+    operands = double_operands(operator)
     with torch.no_grad():
-        assert not operator.function(first, second, OFFSETS).requires_grad
+        assert not operator.function(*operands, OFFSETS).requires_grad
     with torch.inference_mode():
-        result = operator.function(first, second, OFFSETS)
+        result = operator.function(*operands, OFFSETS)
     assert result.is_inference()
-    torch.testing.assert_close(result, operator.function(first, second, OFFSETS).detach())
+    torch.testing.assert_close(result, operator.function(*operands, OFFSETS).detach())
 
 
 @per_operator
@@ -249,7 +259,7 @@ def test_hooked_and_checkpointed(operator):
     packed = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t, lambda t: t):
         operator.function(*operands, OFFSETS)
-    assert len([tensor for tensor in packed if tensor.numel()]) == 2
+    assert len([tensor for tensor in packed if tensor.numel()]) == operator.saved
     run = lambda *inputs: operator.function(*inputs, OFFSETS).sin().sum()
     loss = torch.utils.checkpoint.checkpoint(run, *operands, use_reentrant=False)
     torch.testing.assert_close(

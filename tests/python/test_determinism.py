@@ -24,7 +24,7 @@ def results(operator, dtype):
     """Result and gradients of a problem that is large enough to be shared over threads."""
     torch.manual_seed(1)
     operands = [operand.to(dtype) for operand in operator.operands((3,), 1000, 70, 5)]
-    grad = torch.randn(3, 1000, 5 if operator.name == "link_dot" else 70)
+    grad = torch.randn(operator.function(*operands, OFFSETS).shape)
     return forward_and_gradients(operator.function, operands, OFFSETS, grad)
 
 

@@ -3,7 +3,7 @@
 import paramixer
 import pytest
 import torch
-from support import OPERATOR_IDS, OPERATORS
+from support import CHAINS, ELEMENTARY, OPERATOR_IDS, OPERATORS
 
 OPS = torch.ops.paramixer
 W, V = (2, 5, 3), (2, 5, 4)
@@ -56,6 +56,11 @@ WRONG_SHAPES = [
     ("mix_chain_backward", (V[1:], C, V, S), CHAIN, "mix_chain_backward: grad must have the shape"),
     ("mix_chain_backward", (V, C, V, S[1:]), CHAIN, "mix_chain_backward: states must have the sha"),
     ("mix_chain_backward", (V, C, V, S), OFFSETS, "mix_chain_backward: offsets must hold M K int"),
+    ("rotate_tracks", ((4,),), [0, 1], "rotate_tracks: value must have at least two dimensions"),
+    ("rotate_tracks", (V,), [], r"rotate_tracks: shifts must hold 1 to 64 tracks \(got 0\)"),
+    ("rotate_tracks", ((5, 65),), [0] * 65, r"rotate_tracks: shifts must hold .* \(got 65\)"),
+    ("rotate_tracks", (V,), OFFSETS, r"rotate_tracks: value .* divide .*\[2, 5, 4\] and 3 shifts"),
+    ("rotate_tracks", (V,), [0, -(2**63)], "rotate_tracks: shifts must be greater than -2"),
 ]
 
 
@@ -106,12 +111,12 @@ def test_gradient_and_states_of_a_chain_have_its_dtype(states):
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
 def test_wrong_dtypes(operator, device, dtype):
-    first, second = operator.operands((2,), 5, 4, 3)
+    operands = [operand.to(device, dtype) for operand in operator.operands((2,), 5, 4, 3)]
     with pytest.raises(TypeError, match=f"{operator.name}: .* must be float64, float32, bfloat16"):
-        operator.function(first.to(device, dtype), second.to(device, dtype), OFFSETS)
+        operator.function(*operands, OFFSETS)
 
 
-@pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
+@pytest.mark.parametrize("operator", ELEMENTARY + CHAINS, ids=lambda operator: operator.name)
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_mixed_dtypes_are_not_promoted(operator, device):
     first, second = operator.operands((2,), 5, 4, 3, device=device)
@@ -121,11 +126,12 @@ def test_mixed_dtypes_are_not_promoted(operator, device):
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
 def test_not_tensors_and_not_integers(operator):
-    first, second = operator.operands((2,), 5, 4, 3)
+    operands = operator.operands((2,), 5, 4, 3)
+    arguments = operator.arguments(operands, OFFSETS)
     with pytest.raises((TypeError, RuntimeError), match="Expected a value of type 'Tensor'"):
-        operator.function(first, "no tensor", OFFSETS)
+        operator.overload(*operands[:-1], "no tensor", *arguments)
     with pytest.raises((TypeError, RuntimeError), match=r"Expected a value of type 'List\[int\]'"):
-        operator.function(first, second, [0.5, 1.0, 2.0])
+        operator.function(*operands, [0.5, 1.0, 2.0])
 
 
 def test_sparse_tensors_are_refused():
@@ -145,6 +151,7 @@ def test_sparse_tensors_are_refused():
         ("mix_chain", (C, V)),
         ("mix_chain_forward", (C, V)),
         ("mix_chain_backward", (V, C, V, S)),
+        ("rotate_tracks", (V,)),
     ],
 )
 def test_cuda_tensors_in_a_cpu_build(name, shapes):
@@ -185,6 +192,7 @@ def test_schemas():
             "(Tensor grad, Tensor weight, Tensor value, Tensor states, int[] offsets, "
             "str residual, int[] boundaries) -> (Tensor, Tensor)"
         ),
+        "rotate_tracks": "(Tensor value, int[] shifts, Tensor? lengths=None) -> Tensor",
     }
     for name, schema in expected.items():
         overload = getattr(OPS, name).default

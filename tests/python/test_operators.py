@@ -29,9 +29,8 @@ def check(operator, operands, offsets, grad_layout=torch.Tensor.contiguous):
     magnitudes = forward_and_gradients(
         operator.oracle, [operand.abs() for operand in exact_operands], offsets, grad.double().abs()
     )
-    for what, *results, magnitude in zip(
-        ("result", "d first", "d second"), actual, torchs, exact, magnitudes, strict=True
-    ):
+    names = ("result", "d first", "d second")[: len(actual)]
+    for what, *results, magnitude in zip(names, actual, torchs, exact, magnitudes, strict=True):
         assert_as_exact_as_torch(*results, what, operator.products, magnitude)
     return actual, exact
 
@@ -85,10 +84,11 @@ def test_any_offsets(operator, offsets, device):
 def test_layouts(operator, dtype, layout, channels, device):
     arrange = LAYOUTS[layout]
     batch = (2, 3)
-    first, second = operator.operands(batch, 21, channels, 4, dtype=dtype, device=device)
-    for operands in ((arrange(first), second), (first, arrange(second))):
-        check(operator, operands, [0, 1, -2, 8])
-    check(operator, (first, second), [0, 1, -2, 8], grad_layout=arrange)
+    operands = operator.operands(batch, 21, channels, 4, dtype=dtype, device=device)
+    for index, operand in enumerate(operands):
+        arranged = [*operands[:index], arrange(operand), *operands[index + 1 :]]
+        check(operator, arranged, [0, 1, -2, 8])
+    check(operator, operands, [0, 1, -2, 8], grad_layout=arrange)
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
@@ -121,17 +121,18 @@ def test_empty(operator, batch, length, channels, device):
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_result_layout_is_empty_like_of_the_second_operand(operator, layout, device):
+def test_result_layout_is_empty_like_of_the_last_operand(operator, layout, device):
     if operator.name == "link_dot":
         return  # always contiguous
-    first, second = operator.operands((2, 3), 7, 4, 2, device=device)
-    second = LAYOUTS[layout](second)
-    for first_device in (device, "meta"):
-        result = operator.function(first.to(first_device), second.to(first_device), [0, 1])
-        expected = torch.empty_like(second.to(first_device))
-        assert result.stride() == expected.stride()
-    more = first.expand(5, *first.shape)
-    assert operator.function(more, second, [0, 1]).is_contiguous()
+    *others, value = operator.operands((2, 3), 7, 4, 2, device=device)
+    value = LAYOUTS[layout](value)
+    for some_device in (device, "meta"):
+        operands = [operand.to(some_device) for operand in (*others, value)]
+        result = operator.function(*operands, [0, 1])
+        assert result.stride() == torch.empty_like(operands[-1]).stride()
+    for other in others:
+        more = other.expand(5, *other.shape)
+        assert operator.function(more, value, [0, 1]).is_contiguous()
 
 
 def test_heads_as_strided_views(device):
@@ -211,11 +212,11 @@ def test_results_beyond_the_caches(dtype, device):
 @pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nan_and_infinity_spread_as_ieee_says(operator, dtype, device):
-    first, second = operator.operands((1,), 12, 21, 3, dtype=dtype, device=device)
-    second[0, 4, 19] = float("nan")
-    second[0, 7, 2] = float("inf")
-    result = operator.function(first, second, [0, 1, -2])
-    expected = operator.oracle(first, second, [0, 1, -2])
+    operands = operator.operands((1,), 12, 21, 3, dtype=dtype, device=device)
+    operands[-1][0, 4, 19] = float("nan")
+    operands[-1][0, 7, 2] = float("inf")
+    result = operator.function(*operands, [0, 1, -2])
+    expected = operator.oracle(*operands, [0, 1, -2])
     assert torch.equal(result.isnan(), expected.isnan())
     assert torch.equal(result[expected.isinf()], expected[expected.isinf()])
     finite = expected.isfinite()
@@ -252,7 +253,7 @@ def test_float16_overflow_is_infinity(device):
 def test_anything(operator, batch, length, channels, offsets, layouts, dtype, seed):
     torch.manual_seed(seed)
     operands = operator.operands(batch, length, channels, len(offsets), dtype=dtype)
-    arranged = [LAYOUTS[name](tensor) for name, tensor in zip(layouts, operands, strict=True)]
+    arranged = [LAYOUTS[name](tensor) for name, tensor in zip(layouts, operands, strict=False)]
     check(operator, arranged, offsets)
 
 

@@ -55,4 +55,11 @@ PARAMIXER_API at::Tensor link_weights(const at::Tensor& x, const at::Tensor& hid
                                       const at::Tensor& output_weight,
                                       const std::optional<at::Tensor>& output_bias);
 
+// Y[i,c] = V[(i + o_t) mod L, c] for i < L, 0 for L <= i < N: the channels are cut into T tracks of
+// equal width, t = c / (D / T), and track t of each sequence is rotated by shift o_t. V is
+// (*, N, D), the shifts are 1 <= T <= 64 integers, T dividing D; lengths (*), int64, gives every
+// sequence its ring of L rows, 0 <= L <= N, the rest being padding; without it L = N. (*, N, D)
+PARAMIXER_API at::Tensor rotate_tracks(const at::Tensor& value, at::IntArrayRef shifts,
+                                       const std::optional<at::Tensor>& lengths = std::nullopt);
+
 }  // namespace paramixer

@@ -1,5 +1,6 @@
 """Mixing modules and the networks built from them."""
 
+from paramixer.nn.chord_mixer import ChordMixer
 from paramixer.nn.classifier import SequenceClassifier
 from paramixer.nn.dense import dense_map
 from paramixer.nn.feature_maps import EluPlusOne, Favor, FeatureMap, FeedForwardKernel, Relu
@@ -9,6 +10,7 @@ from paramixer.nn.monarch import Monarch, monarch_matrix, project_monarch
 from paramixer.nn.paramixer import Paramixer, PSFAttention, average_init
 
 __all__ = [
+    "ChordMixer",
     "EluPlusOne",
     "Favor",
     "FeatureMap",

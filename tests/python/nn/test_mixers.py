@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from paramixer.nn import LinearAttention, Monarch, Paramixer, PSFAttention, SimpleTron, opponents
+from paramixer.nn import (
+    ChordMixer,
+    LinearAttention,
+    Monarch,
+    Paramixer,
+    PSFAttention,
+    SimpleTron,
+    opponents,
+)
 from support import peak_bytes
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -51,6 +59,7 @@ MIXERS = {
     "linear-causal": linear("gated", causal=True),
     "monarch": Mixer(lambda length: Monarch(WIDTH, length, heads=2)),
     "simpletron": Mixer(lambda length: SimpleTron(WIDTH, heads=2)),
+    "chord-mixer": Mixer(lambda length: ChordMixer(WIDTH, length, tracks=4)),
     "softmax": Mixer(lambda length: opponents.SoftmaxAttention(WIDTH, length, heads=2)),
     "transformer": Mixer(lambda length: opponents.TransformerBlock(WIDTH, length, heads=2)),
     "linformer": Mixer(lambda length: opponents.Linformer(WIDTH, length, heads=2, rank=5)),
