@@ -57,8 +57,8 @@ _PATCH, _STEP = 32, 16
 def mini_digits(folder: str | Path = FOLDER, **options: Any) -> Task:
     """Which of ten digits did somebody write, in 8 x 8 pixels? In file order, in scikit-learn.
 
-    The data are UCI optdigits. The order of the file keeps writers together: those of the test part are mostly not those of
-    training, which is harder than a random split.
+    The data are UCI optdigits. The order of the file keeps writers together: those of the test part
+    are mostly not those of training, which is harder than a random split.
 
     Args:
         folder: see `paramixer.tasks.mini`.
@@ -77,7 +77,8 @@ def mini_digits(folder: str | Path = FOLDER, **options: Any) -> Task:
 def mini_fashion(folder: str | Path = FOLDER, variant: str = "196", **options: Any) -> Task:
     """Which of ten kinds of clothes is it? Fashion-MNIST, in Debian's dataset-fashion-mnist.
 
-    The data are those of Xiao et al. (2017). The official test part; validation is a tenth of each class of the training part.
+    The data are those of Xiao et al. (2017). The official test part; validation is a tenth of each
+    class of the training part.
 
     Args:
         folder: see `paramixer.tasks.mini`.
