@@ -34,6 +34,7 @@ ARCHIVED = (
     "mini-text",
 )
 EVERY = [pytest.param(*one, id="-".join([one[0], *one[1].values()])) for one in all_variants()]
+LONG = ("mini-dna-512-pairs", "mini-fashion-784", "mini-fashion-784-permuted")
 FROM_ARCHIVES = [one for one in EVERY if one.values[0] in ARCHIVED]
 REAL = {
     "mini-digits": (1200, 200, 397),
@@ -52,7 +53,7 @@ REAL = {
     "mini-plaid": (459, 73, 537),
     "mini-retrieval": (11276, 1302, 2844),
     "mini-sources": (18994, 2348, 2359),
-    "mini-text": (2766, 341, 682),
+    "mini-text": (2771, 320, 697),
     "mini-textures": (1767, 279, 651),
 }
 
@@ -267,7 +268,13 @@ def test_floors_are_measured_and_stored(folder, tmp_path, monkeypatch, name):
     floors._stored.cache_clear()
 
 
-@pytest.mark.parametrize(("name", "settings"), EVERY)
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        pytest.param(*one.values, id=one.id, marks=[pytest.mark.slow] * (one.id in LONG))
+        for one in EVERY
+    ],
+)
 def test_real_data(tmp_path, name, settings):
     place = tmp_path if name == "mini-listops" else ROOT / "data"
     try:
