@@ -102,3 +102,50 @@ def test_mistakes_are_told(tmp_path, arguments, message):
 def test_help(task):
     code, text = run(None, *task, "--help")
     assert code == 0 and "usage: make_data.py" in text
+
+
+def task_of_folder(tmp_path, *arguments):
+    process = subprocess.run(
+        [sys.executable, SCRIPT, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "120"},
+    )
+    return process.returncode, process.stdout + process.stderr
+
+
+def test_any_task_is_prepared_with_a_summary_and_samples(tmp_path):
+    code, text = task_of_folder(tmp_path, "mini-digits")
+    assert code == 0, text
+    assert "1,200" in text and "397" in text and "floor: nearest neighbour 94" in text
+    assert text.count("training sample") == 3 and "@" in text
+    store = tmp_path / "data" / "paramixer-stores" / "mini-digits-mini.store"
+    assert store.is_file()
+
+    code, text = task_of_folder(tmp_path, "temporal-order", "--length", "64")
+    assert code == 0 and "100,000" in text and "floor: any class 25.00 %" in text, text
+    row = text.splitlines()[-1]
+    assert len(row) == 64 and set(row) <= set("abcdXY")
+
+
+def test_official_files_are_prepared(tmp_path):
+    counts = ("--train", "300", "--validation", "20", "--test", "30")
+    assert run(tmp_path, "listops", "--preset", "mini", *counts)[0] == 0
+    folder = str(tmp_path / "listops-mini")
+    code, text = task_of_folder(tmp_path, "lra-listops", "--folder", folder, "--variant", "s4")
+    assert code == 0 and "350/?" in text and "<eos>" in text, text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("lra-text",), "required: --folder"),
+        (("lra-text", "--folder", "."), "make_data: lra_text: folder must be, or contain"),
+        (("mini-mnist", "--variant", "5"), "make_data: mini_mnist: variant must be one of"),
+        (("floors", "lra-text"), "invalid choice: 'lra-text'"),
+    ],
+)
+def test_mistakes_with_tasks_are_told(tmp_path, arguments, message):
+    code, text = task_of_folder(tmp_path, *arguments)
+    assert code != 0 and message in text and "Traceback" not in text

@@ -9,19 +9,15 @@ A flatten or sum head solves it without any mixing, so success does not prove lo
 
 from __future__ import annotations
 
-from functools import partial
 from typing import SupportsIndex
 
 import numpy as np
 import torch
 
-from paramixer.tasks.generators import check_range
-from paramixer.tasks.synthetic import MOST_LENGTH, Draw, generated_parts, two_places
-from paramixer.tasks.task import Counts, Reals, Regression, Sample, Task, published
+from paramixer.tasks.synthetic import PAPER_COUNTS, Draw, paper_task, two_places
+from paramixer.tasks.task import Counts, Reals, Regression, Sample, Task
 
 TOLERANCE = 0.04
-LEAST_LENGTH = 32  # so that two samples of any parts practically never agree
-PAPER_COUNTS = Counts(100_000, 1_000, 1_000)
 
 _FLOORS = {
     "constant 0.5": 15.36,  # P(|x_p + x_q| < 4 * 0.04): 0.16 - 0.16^2 / 4, for triangular sums
@@ -38,32 +34,21 @@ def adding(
 ) -> Task:
     """The task at one length; nothing is stored.
 
-    Args:
-        length: N, 32 .. 2^24; published for 2^7 .. 2^15.
-        counts: samples of each part; the default is Paramixer's, PSF-Attn used 200,000 / 5,000 /
-            5,000.
-        seed: 0 .. 2^64 - 1.
-        fresh: whether every training epoch has samples of its own (see `Generated.set_epoch`).
+    Arguments and errors are those of `paper_task`.
 
     Returns:
         x (N, 2) float32, the values and the marks; y () float32.
-
-    Raises:
-        TypeError: an integer is none.
-        ValueError: an argument is out of its range.
     """
-    length = check_range("adding", "length", length, LEAST_LENGTH, MOST_LENGTH)
-    make = partial(_sample, length)
-    return Task(
-        name="adding",
-        variant="paramixer",
-        input=Reals(2),
-        output=Regression(TOLERANCE),
-        length=length,
-        floors=_FLOORS,
-        published=published("adding", length=length),
-        comparable_to="PSF-Attn and Paramixer",
-        parts=generated_parts("adding", lambda _: make, length, counts, seed, fresh),
+    return paper_task(
+        "adding",
+        _sample,
+        Reals(2),
+        Regression(TOLERANCE),
+        _FLOORS,
+        length,
+        counts,
+        seed,
+        fresh,
     )
 
 

@@ -35,20 +35,29 @@ def permutation(count: int, seed: int) -> NDArray[np.int64]:
     return np.argsort(bits(count, seed, part=_SPLIT_STREAM), kind="stable")
 
 
-def carve(labels: NDArray, share: float, seed: int) -> NDArray[np.bool_]:
+def carve(
+    labels: NDArray, share: float, seed: int, groups: NDArray | None = None
+) -> NDArray[np.bool_]:
     """Which samples to set aside: `share` of each class, rounded down, at random.
 
     Args:
         labels: (n,) class of every sample.
         share: 0 .. 1.
         seed: of the choice.
+        groups: (n,) what is set aside as a whole or not at all, such as the document that samples
+            are cut from; its class is that of its first sample. By default each sample is one.
 
     Returns:
         (n,) bool.
     """
-    order = permutation(len(labels), seed)
-    chosen = np.zeros(len(labels), dtype=bool)
+    groups = np.arange(len(labels)) if groups is None else groups
+    _, first, group_of, sizes = np.unique(
+        groups, return_index=True, return_inverse=True, return_counts=True
+    )
+    order = permutation(len(first), seed)
+    chosen = np.zeros(len(first), dtype=bool)
     for label in np.unique(labels):
-        rows = order[labels[order] == label]
-        chosen[rows[: int(share * len(rows))]] = True
-    return chosen
+        members = order[labels[first[order]] == label]
+        most = int(share * sizes[members].sum())
+        chosen[members[np.cumsum(sizes[members]) <= most]] = True
+    return chosen[group_of]

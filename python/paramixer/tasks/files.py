@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 RECORD_NAME = "made_by_paramixer.json"
 
 
@@ -99,6 +102,22 @@ class Record:
         with replacing(self._path) as temporary:
             content = {"parameters": self._parameters, "parts": self.parts}
             temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def sample_facts(lengths: NDArray, labels: NDArray, classes: int) -> dict[str, Any]:
+    """What a record or a summary says of samples: how many, of each class, and how long."""
+    facts: dict[str, Any] = {
+        "samples": len(lengths),
+        "labels": np.bincount(labels, minlength=classes).tolist(),
+    }
+    if len(lengths) > 0:
+        facts["lengths"] = {
+            "least": int(lengths.min()),
+            "median": float(np.median(lengths)),
+            "mean": round(float(lengths.mean()), 1),
+            "most": int(lengths.max()),
+        }
+    return facts
 
 
 def _flush(path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from paramixer import _C
-from paramixer.tasks.files import Record, replacing
+from paramixer.tasks.files import Record, replacing, sample_facts
 from paramixer.tasks.generators import MOST_32, MOST_63, check_range, check_run
 from paramixer.tasks.task import Counts
 
@@ -233,19 +233,4 @@ def _write_part(
             lengths.append(np.diff(samples.offsets)[chosen])
             labels.append(samples.labels[chosen])
             progress(len(chosen))
-    return _facts(np.concatenate(lengths), np.concatenate(labels))
-
-
-def _facts(lengths: np.ndarray, labels: np.ndarray) -> dict[str, object]:
-    facts: dict[str, object] = {
-        "samples": len(labels),
-        "labels": np.bincount(labels, minlength=CLASSES).tolist(),
-    }
-    if len(labels) > 0:
-        facts["lengths"] = {
-            "least": int(lengths.min()),
-            "median": float(np.median(lengths)),
-            "mean": round(float(lengths.mean()), 1),
-            "most": int(lengths.max()),
-        }
-    return facts
+    return sample_facts(np.concatenate(lengths), np.concatenate(labels), CLASSES)

@@ -15,16 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paramixer._checks import check_choice
-from paramixer.tasks.lra_release import (
-    find_folder,
-    grey_table,
-    in_groups,
-    random_rows,
-    store_path,
-)
+from paramixer.tasks.lra_release import comparison, find_folder, grey_table, random_rows
 from paramixer.tasks.store import Content, Row, prepare
-from paramixer.tasks.stored import Reading, majority_floor, stored_parts
-from paramixer.tasks.task import Classes, Reals, Task, Tokens, published
+from paramixer.tasks.stored import Reading, in_groups, store_path, stored_task
+from paramixer.tasks.task import Reals, Task, Tokens
 
 VARIANTS = {
     "honest": "the rows of lra: the same sizes of parts and pixels as tokens",
@@ -52,19 +46,12 @@ def lra_image(
 ) -> Task:
     """Reads the binary files, or a store made from them before.
 
-    Args:
-        folder: `cifar-10-batches-bin`, or one that contains it.
-        variant: one of `VARIANTS`, which says what each may be compared with.
-        stores: folder of the store; by default inside the data's.
-        progress: is told how many samples more are read, if there is no store yet.
+    Arguments and errors are those of `lra_release`; `folder` is, or contains,
+    `cifar-10-batches-bin`.
 
     Returns:
         x (1024,) int64, grey values + 1; in "lra" and "paramixer" grey values; in "s4" (1024, 1)
         float32. y () int64 in 0 .. 9.
-
-    Raises:
-        FileNotFoundError: the files are not there.
-        ValueError: a file is malformed, or the variant is none.
     """
     check_choice("lra_image", "variant", variant, VARIANTS)
     names = ("cifar-10-batches-bin", "cifar10/cifar-10-batches-bin")
@@ -81,17 +68,16 @@ def lra_image(
     train, validation = _split(learnt, test, variant)
     reading = Reading(grey_table(variant, _MEAN, _DEVIATION), _PIXELS)
     tokens = Tokens(257, padding=0) if variant == "honest" else Tokens(256)
-    return Task(
-        name="image",
-        variant=variant,
-        input=Reals(1) if variant == "s4" else tokens,
-        output=Classes(CLASSES),
-        length=_PIXELS,
-        parts=stored_parts(store, reading, (train, validation, test)),
-        floors=majority_floor(store, train, test),
-        published=published("image", None if variant == "honest" else variant),
-        comparable_to=VARIANTS[variant],
+    return stored_task(
+        "image",
+        variant,
+        store,
+        (train, validation, test),
+        reading,
+        Reals(1) if variant == "s4" else tokens,
+        CLASSES,
         validation_is_test=variant == "paramixer",
+        **comparison("image", variant, VARIANTS),
     )
 
 

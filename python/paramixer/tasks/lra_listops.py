@@ -20,15 +20,14 @@ from paramixer.tasks import listops
 from paramixer.tasks.lra_release import (
     EOS,
     RELEASE,
+    comparison,
     find_folder,
-    in_groups,
     read_label,
-    store_path,
     table_rows,
 )
 from paramixer.tasks.store import Content, Row, Store, prepare
-from paramixer.tasks.stored import Reading, majority_floor, stored_parts
-from paramixer.tasks.task import Classes, Task, Tokens, published
+from paramixer.tasks.stored import Reading, in_groups, store_path, stored_task
+from paramixer.tasks.task import Task, Tokens
 
 VARIANTS = {
     "honest": "the rows of every variant but paramixer: the same expressions, parts and tokens",
@@ -53,20 +52,12 @@ def lra_listops(
 ) -> Task:
     """Reads the official files, or a store made from them before.
 
-    Args:
-        folder: the release, outer or inner, or the task's own.
-        variant: one of `VARIANTS`, which says what each may be compared with.
-        stores: folder of the store; by default inside the data's.
-        progress: is told how many samples more are read, if there is no store yet.
+    Arguments and errors are those of `lra_release`.
 
     Returns:
         x (n,) int64: tokens 1 .. 15 in the order of `listops.TOKENS`; in "s4" 0 is padding, 2 the
         end and 3 .. 17 are the tokens, in "paramixer" 0 .. 14 are, and 15 is padding. y () int64 in
         0 .. 9.
-
-    Raises:
-        FileNotFoundError: the files are not there.
-        ValueError: a file is malformed, or the variant is none.
     """
     check_choice("lra_listops", "variant", variant, VARIANTS)
     place = find_folder(
@@ -82,18 +73,18 @@ def lra_listops(
     )
     train, validation, test = (in_groups(store, [part]) for part in range(3))
     reading, tokens = _reading(variant)
-    return Task(
-        name="listops",
-        variant=variant,
-        input=tokens,
-        output=Classes(listops.CLASSES),
-        length=reading.length,
-        parts=stored_parts(store, reading, (train, validation, test)),
-        floors=majority_floor(store, train, test) | _root_floor(store, train, test),
-        published=published("listops", None if variant == "honest" else variant),
-        comparable_to=VARIANTS[variant],
+    return stored_task(
+        "listops",
+        variant,
+        store,
+        (train, validation, test),
+        reading,
+        tokens,
+        listops.CLASSES,
+        floors=_root_floor(store, train, test),
         pad_to={"lra": _LENGTH, "paramixer": _LENGTH_PARAMIXER}.get(variant),
         masked=variant != "paramixer",
+        **comparison("listops", variant, VARIANTS),
     )
 
 

@@ -24,16 +24,16 @@ from paramixer._extras import needs_extra
 from paramixer.tasks.draws import permutation
 from paramixer.tasks.lra_release import (
     RELEASE,
+    comparison,
     find_folder,
     grey_table,
     random_rows,
     read_label,
-    store_path,
 )
 from paramixer.tasks.pathfinder import CLASSES, FOLDERS
 from paramixer.tasks.store import Content, Row, Store, prepare
-from paramixer.tasks.stored import Reading, majority_floor, stored_parts
-from paramixer.tasks.task import Classes, Reals, Task, Tokens, published
+from paramixer.tasks.stored import Reading, store_path, stored_task
+from paramixer.tasks.task import Reals, Task, Tokens
 
 VARIANTS = {
     "honest": "the rows of lra, and of s4 but for its real-valued pixels: hard pictures, 80/10/10",
@@ -45,6 +45,7 @@ VARIANTS = {
 }
 
 _ORIGIN = f"{RELEASE}; `python scripts/make_data.py pathfinder` makes similar ones"
+_NAMES = {32: "pathfinder", 128: "path-x"}
 _FILES_OF_A_PART = 10
 _FILES = 1000  # of one difficulty, at most
 _NUMPY = b"\x93NUMPY"
@@ -60,22 +61,14 @@ def lra_pathfinder(
 ) -> Task:
     """Reads pictures and labels, or a store made from them before.
 
-    Args:
-        folder: the release, outer or inner, or the one of this size.
-        variant: one of `VARIANTS`, which says what each may be compared with.
-        size: of the pictures in pixels; 32 is Pathfinder, 128 Path-X.
-        stores: folder of the store; by default inside the data's.
-        progress: is told how many samples more are read, if there is no store yet.
+    Arguments and errors are those of `lra_release`, and `size`, of the pictures in pixels: 32 is
+    Pathfinder, 128 Path-X. ImportError is raised if Pillow is missing, ValueError for "paramixer"
+    with another size than 32.
 
     Returns:
         x (size^2,) int64, grey values + 1; in "lra" grey values, in "paramixer" the numbers of
         those that occur; in "s4" (size^2, 1) float32. y () int64, 1 for the same path. `facts` has
         the number of "empty pictures".
-
-    Raises:
-        FileNotFoundError: the files are not there.
-        ImportError: Pillow is missing.
-        ValueError: a file is malformed, the variant is none, or "paramixer" with another size.
     """
     check_choice("lra_pathfinder", "variant", variant, VARIANTS)
     if variant == "paramixer" and size != 32:
@@ -96,28 +89,22 @@ def lra_pathfinder(
     )
     rows = _split(store, variant)
     reading, values = _reading(store, variant, size)
-    return Task(
-        name="path-x" if size == 128 else f"pathfinder{'' if size == 32 else size}",
-        variant=variant,
-        input=values,
-        output=Classes(CLASSES),
-        length=size * size,
-        parts=stored_parts(store, reading, rows),
-        floors=majority_floor(store, rows[0], rows[2]),
-        published=_published(size, variant),
-        comparable_to=VARIANTS[variant],
-        facts=store.facts,
+    name = _NAMES.get(size, f"pathfinder{size}")
+    return stored_task(
+        name,
+        variant,
+        store,
+        rows,
+        reading,
+        values,
+        CLASSES,
+        **comparison(name, variant, VARIANTS),
     )
 
 
 def lra_path_x(folder: str | Path, variant: str = "honest", **options: Any) -> Task:
     """Path-X: `lra_pathfinder` with 128 pixels, sequences of 16,384."""
     return lra_pathfinder(folder, variant, size=128, **options)
-
-
-def _published(size: int, variant: str) -> tuple[Any, ...]:
-    names = {32: "pathfinder", 128: "path-x"}
-    return published(names.get(size, ""), None if variant == "honest" else variant)
 
 
 def _split(store: Store, variant: str) -> tuple[NDArray, NDArray, NDArray]:

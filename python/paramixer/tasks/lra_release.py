@@ -7,11 +7,21 @@ The variants of every task here:
     "lra"        what the rows of the Long Range Arena's own README were measured on
     "s4"         what S4 and its successors (S5, SGConv, Mega) were measured on
     "paramixer"  what Paramixer and PSF-Attn were measured on
+
+Every function that makes one takes
+
+    folder      the release, outer or inner, or the task's own folder
+    variant     one of its module's `VARIANTS`, which says what each may be compared with
+    stores      folder of the store that the files are read into; by default inside the data's
+    progress    is told how many samples more are read, if there is no store yet
+
+and raises FileNotFoundError if the files are not there, with all places that it looked into, and
+ValueError if a file is malformed or the variant is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 
 from paramixer.tasks.store import Store
+from paramixer.tasks.task import published
 
 RELEASE = (
     "lra_release.gz of github.com/google-research/long-range-arena, an archive that "
@@ -59,9 +70,12 @@ def find_folder(
     )
 
 
-def store_path(folder: Path, stores: Path | None, name: str) -> Path:
-    """Where a store lies: in `stores`, by default a folder within the data's own."""
-    return (folder / "paramixer-stores" if stores is None else stores) / f"{name}.store"
+def comparison(name: str, variant: str, variants: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a `Task` that say what a variant of the released data may be compared with."""
+    return {
+        "published": published(name, None if variant == "honest" else variant),
+        "comparable_to": variants[variant],
+    }
 
 
 def table_rows(task: str, path: Path, columns: int) -> Iterator[tuple[int, list[bytes]]]:
@@ -90,11 +104,6 @@ def read_label(task: str, where: object, text: str | bytes | int, classes: int) 
     if label not in range(classes):
         raise ValueError(f"{task}: {where}: label must be in 0 .. {classes - 1} (got {text!r})")
     return int(label)
-
-
-def byte_tokens(text: bytes) -> NDArray[np.uint8]:
-    """(n,) the bytes of a text."""
-    return np.frombuffer(text, dtype=np.uint8)
 
 
 def character_tokens(text: bytes) -> NDArray[np.uint16]:
@@ -131,8 +140,3 @@ def random_rows(count: int, sizes: Iterable[int]) -> list[NDArray[np.int64]]:
     """0 .. count - 1 in random parts of these sizes, as PyTorch's `random_split` with seed 42."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(42)).numpy()
     return np.split(order, np.cumsum(list(sizes))[:-1])
-
-
-def in_groups(store: Store, groups: Collection[Any]) -> NDArray[np.int64]:
-    """The samples of some groups, in their order."""
-    return np.flatnonzero(np.isin(store.groups, list(groups)))

@@ -10,25 +10,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
-
 from paramixer._checks import check_choice
 from paramixer.tasks.lra_release import (
     EOS,
     RELEASE,
     Encoder,
-    byte_tokens,
     character_table,
     character_tokens,
+    comparison,
     find_folder,
-    in_groups,
     read_label,
-    store_path,
     table_rows,
 )
 from paramixer.tasks.store import Content, Row, Store, prepare
-from paramixer.tasks.stored import Reading, majority_floor, stored_parts
-from paramixer.tasks.task import Classes, Task, Tokens, published
+from paramixer.tasks.stored import (
+    BYTES,
+    Reading,
+    byte_reading,
+    byte_tokens,
+    in_groups,
+    store_path,
+    stored_task,
+)
+from paramixer.tasks.task import Task, Tokens
 
 VARIANTS = {
     "honest": "as lra; there is nothing to mend",
@@ -53,19 +57,11 @@ def lra_retrieval(
 ) -> Task:
     """Reads the official files, or a store made from them before.
 
-    Args:
-        folder: the release, outer or inner, or the task's own.
-        variant: one of `VARIANTS`, which says what each may be compared with.
-        stores: folder of the store; by default inside the data's.
-        progress: is told how many samples more are read, if there is no store yet.
+    Arguments and errors are those of `lra_release`.
 
     Returns:
         x, a pair of (n,) int64: bytes + 1, in "s4" see `Task.input.symbols`; batches are (B, 2, N).
         An empty text has length 0. y () int64, 1 if one cites the other.
-
-    Raises:
-        FileNotFoundError: the files are not there.
-        ValueError: a file is malformed, or the variant is none.
     """
     check_choice("lra_retrieval", "variant", variant, VARIANTS)
     place = find_folder("lra_retrieval", Path(folder), ("tsv_data", "aan"), FILES, _ORIGIN)
@@ -81,17 +77,16 @@ def lra_retrieval(
     )
     train, validation, test = (in_groups(store, [part]) for part in range(3))
     reading, tokens = _reading(store, variant)
-    return Task(
-        name="retrieval",
-        variant=variant,
-        input=tokens,
-        output=Classes(CLASSES),
-        length=reading.length,
-        parts=stored_parts(store, reading, (train, validation, test)),
-        floors=majority_floor(store, train, test),
-        published=published("retrieval", None if variant == "honest" else variant),
-        comparable_to=VARIANTS[variant],
+    return stored_task(
+        "retrieval",
+        variant,
+        store,
+        (train, validation, test),
+        reading,
+        tokens,
+        CLASSES,
         sequences=2,
+        **comparison("retrieval", variant, VARIANTS),
     )
 
 
@@ -100,7 +95,7 @@ def _reading(store: Store, variant: str) -> tuple[Reading, Tokens]:
         table, symbols = character_table(store, least_count=1)
         reading = Reading(table, _LENGTH - 1, suffix=(EOS,))
         return reading, Tokens(len(symbols), padding=0, symbols=symbols)
-    return Reading(torch.arange(1, 257), _LENGTH), Tokens(257, padding=0)
+    return byte_reading(_LENGTH), BYTES
 
 
 def _read(files: list[Path], level: str) -> Iterator[Row]:

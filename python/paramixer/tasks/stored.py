@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from paramixer.tasks.store import Store
-from paramixer.tasks.task import Parts, Sample
+from paramixer.tasks.task import Classes, Parts, Reals, Sample, Task, Tokens
+
+BYTES = Tokens(257, padding=0)
+"""A text as its bytes + 1."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,41 @@ class StoredPart(Dataset):
         return Sample(x[0] if len(x) == 1 else x, y)
 
 
-def stored_parts(store: Store, reading: Reading, rows: tuple[NDArray, NDArray, NDArray]) -> Parts:
-    """Train, validation and test of one store, each with its rows."""
-    return Parts(*(StoredPart(store, np.asarray(part), reading) for part in rows))
+def stored_task(
+    name: str,
+    variant: str,
+    store: Store,
+    rows: tuple[NDArray, NDArray, NDArray],
+    reading: Reading,
+    input: Tokens | Reals,
+    classes: int,
+    **more: Any,
+) -> Task:
+    """A task of a store's samples.
+
+    Args:
+        name: of the task.
+        variant: of the task.
+        store: with all samples.
+        rows: which of them are train, validation and test.
+        reading: how their tokens become inputs.
+        input: what the inputs are.
+        classes: how many.
+        more: further fields of `Task`; `floors` beside that of the majority class.
+    """
+    train, _, test = rows
+    floors = majority_floor(store, train, test) | more.pop("floors", {})
+    return Task(
+        name=name,
+        variant=variant,
+        input=input,
+        output=Classes(classes),
+        length=reading.length,
+        parts=Parts(*(StoredPart(store, part, reading) for part in rows)),
+        floors=floors,
+        facts=store.facts,
+        **more,
+    )
 
 
 def majority_floor(store: Store, train: NDArray, test: NDArray) -> dict[str, float]:
@@ -92,3 +130,23 @@ def majority_floor(store: Store, train: NDArray, test: NDArray) -> dict[str, flo
         return {}
     majority = np.bincount(store.labels[train]).argmax()
     return {"majority class": round(100 * float((store.labels[test] == majority).mean()), 2)}
+
+
+def in_groups(store: Store, groups: Collection[Any]) -> NDArray[np.int64]:
+    """The samples of some groups, in their order."""
+    return np.flatnonzero(np.isin(store.groups, list(groups)))
+
+
+def store_path(folder: Path, stores: Path | None, name: str) -> Path:
+    """Where a store lies: in `stores`, by default a folder within the data's own."""
+    return (folder / "paramixer-stores" if stores is None else stores) / f"{name}.store"
+
+
+def byte_tokens(text: bytes) -> NDArray[np.uint8]:
+    """(n,) the bytes of a text."""
+    return np.frombuffer(text, dtype=np.uint8)
+
+
+def byte_reading(length: int) -> Reading:
+    """The inputs that `BYTES` describes."""
+    return Reading(torch.arange(1, BYTES.vocabulary), length)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import SupportsIndex
 
 import numpy as np
@@ -12,9 +13,21 @@ from torch.utils.data import Dataset
 
 from paramixer.tasks.draws import bits
 from paramixer.tasks.generators import MOST_32, check_range
-from paramixer.tasks.task import Counts, Parts, Sample
+from paramixer.tasks.task import (
+    Classes,
+    Counts,
+    Parts,
+    Reals,
+    Regression,
+    Sample,
+    Task,
+    Tokens,
+    published,
+)
 
 MOST_LENGTH = 2**24
+PAPER_LEAST_LENGTH = 32  # so that two samples of any parts practically never agree
+PAPER_COUNTS = Counts(100_000, 1_000, 1_000)  # Paramixer's; PSF-Attn had 200,000 / 5,000 / 5,000
 
 Draw = Callable[[int], NDArray]
 """Gives the first n random words (uint64) of a sample's own stream."""
@@ -105,6 +118,49 @@ def generated_parts(
             Generated(make(part), length, part, size, seed, fresh and part == 0)
             for part, size in enumerate(sizes)
         )
+    )
+
+
+def paper_task(
+    name: str,
+    make: Callable[[int, Draw], Sample],
+    input: Tokens | Reals,
+    output: Classes | Regression,
+    floors: Mapping[str, float],
+    length: SupportsIndex,
+    counts: Counts,
+    seed: SupportsIndex,
+    fresh: bool,
+) -> Task:
+    """A task as PSF-Attn (Khalitov et al., 2022) and Paramixer (Yu et al., CVPR 2022) have it.
+
+    Args:
+        name: of the task.
+        make: a sample from N and its random words.
+        input: of the task.
+        output: of the task.
+        floors: of the task.
+        length: N, 32 .. 2^24; published for 2^7 .. 2^14 or 2^15.
+        counts: samples of each part.
+        seed: 0 .. 2^64 - 1.
+        fresh: whether every training epoch has samples of its own (see `Generated.set_epoch`).
+
+    Raises:
+        TypeError: an integer is none.
+        ValueError: an argument is out of its range.
+    """
+    length = check_range(name, "length", length, PAPER_LEAST_LENGTH, MOST_LENGTH)
+    sample = partial(make, length)
+    return Task(
+        name=name,
+        variant="paramixer",
+        input=input,
+        output=output,
+        length=length,
+        floors=floors,
+        published=published(name, length=length),
+        comparable_to="PSF-Attn and Paramixer",
+        parts=generated_parts(name, lambda _: sample, length, counts, seed, fresh),
     )
 
 

@@ -8,19 +8,15 @@ from windows.) Every symbol is data: there is no padding, all samples are equall
 
 from __future__ import annotations
 
-from functools import partial
 from typing import SupportsIndex
 
 import torch
 
-from paramixer.tasks.generators import check_range
-from paramixer.tasks.synthetic import MOST_LENGTH, Draw, generated_parts, integers, two_places
-from paramixer.tasks.task import Classes, Counts, Sample, Task, Tokens, published
+from paramixer.tasks.synthetic import PAPER_COUNTS, Draw, integers, paper_task, two_places
+from paramixer.tasks.task import Classes, Counts, Sample, Task, Tokens
 
 SYMBOLS = ("a", "b", "c", "d", "X", "Y")
 CLASSES = 4
-LEAST_LENGTH = 32  # so that two samples of any parts practically never agree
-PAPER_COUNTS = Counts(100_000, 1_000, 1_000)
 
 _FLOORS = {"any class": 25.0, "signs counted, their order unknown": 75.0}
 _FIRST_SIGN = 4
@@ -35,32 +31,21 @@ def temporal_order(
 ) -> Task:
     """The task at one length; nothing is stored.
 
-    Args:
-        length: N, 32 .. 2^24; published for 2^7 .. 2^14.
-        counts: samples of each part; the default is Paramixer's, PSF-Attn used 200,000 / 5,000 /
-            5,000.
-        seed: 0 .. 2^64 - 1.
-        fresh: whether every training epoch has samples of its own (see `Generated.set_epoch`).
+    Arguments and errors are those of `paper_task`.
 
     Returns:
         x (N,) int64 in 0 .. 5; y () int64 in 0 .. 3.
-
-    Raises:
-        TypeError: an integer is none.
-        ValueError: an argument is out of its range.
     """
-    length = check_range("temporal_order", "length", length, LEAST_LENGTH, MOST_LENGTH)
-    make = partial(_sample, length)
-    return Task(
-        name="temporal_order",
-        variant="paramixer",
-        input=Tokens(len(SYMBOLS), symbols=SYMBOLS),
-        output=Classes(CLASSES),
-        length=length,
-        floors=_FLOORS,
-        published=published("temporal_order", length=length),
-        comparable_to="PSF-Attn and Paramixer",
-        parts=generated_parts("temporal_order", lambda _: make, length, counts, seed, fresh),
+    return paper_task(
+        "temporal_order",
+        _sample,
+        Tokens(len(SYMBOLS), symbols=SYMBOLS),
+        Classes(CLASSES),
+        _FLOORS,
+        length,
+        counts,
+        seed,
+        fresh,
     )
 
 

@@ -29,3 +29,13 @@ def test_carving_takes_the_same_share_of_every_class():
     assert np.bincount(labels[chosen]).tolist() == [0, 5, 0, 10]
     assert np.array_equal(chosen, carve(labels, 0.1, seed=0))
     assert not np.array_equal(chosen, carve(labels, 0.1, seed=1))
+
+
+def test_carved_groups_stay_whole():
+    labels = np.repeat([0, 1], [600, 300])
+    groups = np.array([f"{label} {row // 7}" for row, label in enumerate(labels)])
+    chosen = carve(labels, 0.2, seed=1, groups=groups)
+    for group in np.unique(groups):
+        assert len(set(chosen[groups == group])) == 1
+    shares = [chosen[labels == label].mean() for label in (0, 1)]
+    assert all(0.17 < share <= 0.2 for share in shares)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from paramixer.tasks import sequential_mnist
+from paramixer.tasks.floors import measure_floors
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +52,23 @@ def test_missing_package_names_the_remedy(monkeypatch):
         sequential_mnist.load()
 
 
-def test_stored_floors_are_those_of_the_stored_split():
-    measured, stored = sequential_mnist.measure_floors(), sequential_mnist.floors()
-    assert measured.keys() == stored.keys()
+def test_stored_floors_are_those_of_the_stored_split(tmp_path):
+    task = sequential_mnist.sequential_mnist(stores=tmp_path)
+    measured, stored = measure_floors(task), sequential_mnist.floors()
+    assert measured.keys() == stored.keys() == task.floors.keys()
     for name, accuracy in stored.items():  # solvers differ a little between versions
-        assert measured[name] == pytest.approx(accuracy, abs=0.01), name
+        assert measured[name] == pytest.approx(100 * accuracy, abs=1), name
+
+
+def test_task_has_the_same_digits(splits, tmp_path):
+    task = sequential_mnist.sequential_mnist(stores=tmp_path)
+    for part, expected in zip(task.parts, splits, strict=True):
+        samples = [part[index] for index in range(len(part))]
+        x, y = (torch.stack(one) for one in zip(*samples, strict=True))
+        assert len(part) == len(expected)
+        torch.testing.assert_close(x.sum(0), expected.tensors[0].sum(0))
+        assert torch.bincount(y).tolist() == torch.bincount(expected.tensors[1]).tolist()
+    assert torch.equal(task.test[0].x, splits.test[0][0])
 
 
 def test_distort_without_bounds_changes_nothing(splits):
