@@ -106,7 +106,7 @@ class Batches(Sampler[Plan]):
 
 
 class ResumableLoader(DataLoader):
-    """A loader that goes on behind the last batch it gave; Lightning keeps its state.
+    """A loader that can go on behind the last batch it gave.
 
     Args:
         dataset: gives a batch for a `Plan`.
@@ -118,8 +118,12 @@ class ResumableLoader(DataLoader):
         super().__init__(dataset, batch_size=None, sampler=batches, **options)
         self._batches = batches
         self._given = 0
+        self._next: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[Any]:
+        if self._next:
+            self._batches.epoch, self._batches.start = self._next["epoch"], self._next["given"]
+            self._next = {}
         self._given = self._batches.start
         for batch in super().__iter__():
             self._given += 1
@@ -132,5 +136,5 @@ class ResumableLoader(DataLoader):
         return {"epoch": self._batches.epoch, "given": self._given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on where a loader of that state stopped."""
-        self._batches.epoch, self._batches.start = state["epoch"], state["given"]
+        """Goes on where a loader of that state stopped, whatever epoch is set before."""
+        self._next = dict(state)

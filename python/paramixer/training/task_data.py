@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -57,10 +58,23 @@ class TaskData(LightningDataModule):
             "TaskData", "evaluation_batch_size", evaluation_batch_size or batch_size
         )
         self.workers, self.full_length, self.seed = workers, full_length, seed
+        self._train_loader: ResumableLoader | None = None
+        self._resumed: dict[str, int] = {}
 
     def train_dataloader(self) -> DataLoader:
         """Batches of the training part, in an order of every epoch's own."""
-        return self._loader(self.task.train, self.batch_size, self.seed)
+        self._train_loader = self._loader(self.task.train, self.batch_size, self.seed)
+        if self._resumed:
+            self._train_loader.load_state_dict(self._resumed)
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training is. Lightning restores its loaders' states too late for schedules."""
+        return {} if self._train_loader is None else self._train_loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Lets the next training loader go on there."""
+        self._resumed = state_dict
 
     def val_dataloader(self) -> DataLoader:
         """Batches of the validation part, every sample once."""
@@ -70,7 +84,7 @@ class TaskData(LightningDataModule):
         """Batches of the test part, every sample once."""
         return self._loader(self.task.test, self.evaluation_batch_size)
 
-    def _loader(self, part: Part, batch_size: int, seed: int | None = None) -> DataLoader:
+    def _loader(self, part: Part, batch_size: int, seed: int | None = None) -> ResumableLoader:
         share = partial(Batches, part.lengths, batch_size, seed=seed)
         trainer = self.trainer
         if trainer is None or trainer.world_size == 1:
@@ -89,6 +103,7 @@ class TaskData(LightningDataModule):
             _Assembled(part, collate),
             batches,
             num_workers=self.workers,
+            worker_init_fn=_leave_interrupts,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
@@ -136,6 +151,11 @@ def _load(task: str, settings: dict[str, Any]) -> Task:
         return make(**settings)
     except TypeError as error:
         raise ValueError(f"data.settings of task {task}: {error}") from error
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process; the training process decides when reading ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Assembled(Dataset):
