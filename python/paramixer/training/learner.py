@@ -10,7 +10,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.classification import BinaryAUROC
 
 from paramixer._checks import check_choice
@@ -29,7 +29,8 @@ class Learner(LightningModule):
     Classes are learned with cross-entropy, values with squared error. Logged once an epoch, each
     with the prefix `train_`, `validation_` or `test_`: `loss`; `accuracy`, the share of right
     answers, where an answer is a sample or, in tasks that ask for several classes a sample, each of
-    these; and `roc_auc` where wanted. All are over every sample once, with any number of processes.
+    these; `count` of the test's answers; and `roc_auc` where wanted. All are over every sample
+    once, with any number of processes.
 
     The gradient is that of the mean over the whole batch, also where the processes' shares differ.
     Random numbers of a training step depend on seed, step and process alone: a run that goes on
@@ -163,6 +164,8 @@ class Learner(LightningModule):
         measures = self.measures[f"{part}_measures"]
         measures["loss"].update(losses.detach())
         measures["accuracy"].update(right.float())
+        if "count" in measures:
+            measures["count"].update(float(len(losses)))
         if "roc_auc" in measures:
             measures["roc_auc"].update(scores[:, 1] - scores[:, 0], batch.y)
         for name, measure in measures.items():
@@ -213,4 +216,6 @@ def _measures(part: str, roc_auc: bool) -> nn.ModuleDict:
             measure.persistent(True)  # so that an interrupted epoch goes on being measured
     elif roc_auc:
         measures["roc_auc"] = BinaryAUROC()
+    if part == "test":
+        measures["count"] = SumMetric()
     return measures

@@ -88,7 +88,7 @@ def test_once(trainer: Trainer, module: LightningModule, data: LightningDataModu
     """
     [metrics] = trainer.test(module, datamodule=data, verbose=False)
     values = {name.removeprefix("test_"): value for name, value in metrics.items()}
-    count = len(data.task.test) * (getattr(data.task.output, "positions", None) or 1)
+    count = round(values["count"])
     right = round(values["accuracy"] * count)
     return values | {
         "accuracy": right / count,
