@@ -26,8 +26,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-# See scripts/quickstart.py.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see scripts/quickstart.py
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of what Lightning calls
 
 try:
     import torch

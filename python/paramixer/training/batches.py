@@ -50,7 +50,7 @@ class Batches(Sampler[Plan]):
         seed: of the order of training batches; None for evaluation.
 
     Raises:
-        ValueError: there are fewer samples than processes.
+        ValueError: there are fewer samples than processes, or batches are smaller.
     """
 
     def __init__(
@@ -62,11 +62,12 @@ class Batches(Sampler[Plan]):
         processes: int = 1,
         seed: int | None = None,
     ):
-        if len(lengths) < processes:
-            raise ValueError(
-                "Batches: lengths must hold at least one sample for each process "
-                f"(got {len(lengths)} samples and {processes} processes)"
-            )
+        for name, count in (("lengths", len(lengths)), ("batch_size", batch_size)):
+            if count < processes:
+                raise ValueError(
+                    f"Batches: {name} must give every process a sample "
+                    f"(got {count} samples and {processes} processes)"
+                )
         self._lengths, self._batch_size, self._seed = lengths, batch_size, seed
         self._rank, self._processes = rank, processes
         self.epoch = self.start = 0
