@@ -43,13 +43,13 @@ try:
         Progress,
         RunRecord,
         data_for,
+        evaluate,
         fit,
         learner_for,
         read_records,
         reference_rows,
         start_record,
         summarize,
-        test_once,
         write_json,
     )
     from rich.console import Console
@@ -155,7 +155,7 @@ class TrainCli(LightningCLI):
         best = torch.load(self.best.best_model_path, map_location="cpu", weights_only=True)
         self.model.load_state_dict(best["state_dict"])
         chosen = {"epoch": best["epoch"] + 1, "by": self.best.monitor}
-        result = test_once(self.trainer, self.model, self.datamodule)
+        result = evaluate(self.trainer, self.model, self.datamodule)
         self.record.update(self.trainer, finished=True, chosen=chosen, test=result)
         if self.trainer.is_global_zero:
             show_run(self.record.values)

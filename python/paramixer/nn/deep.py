@@ -58,7 +58,5 @@ def with_feed_forward(
         dropout: of the feed-forward layers.
     """
     return [
-        module
-        for mixer in mixers
-        for module in (mixer, GatedFeedForward(width, hidden, dropout))
+        module for mixer in mixers for module in (mixer, GatedFeedForward(width, hidden, dropout))
     ]

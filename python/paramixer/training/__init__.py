@@ -28,11 +28,11 @@ from paramixer.training.noise import noise  # noqa: E402
 from paramixer.training.record import (  # noqa: E402
     Reference,
     RunRecord,
+    evaluate,
     read_records,
     reference_rows,
     start_record,
     summarize,
-    test_once,
 )
 from paramixer.training.report import (  # noqa: E402
     plot_curve,
@@ -60,6 +60,7 @@ __all__ = [
     "TaskData",
     "data_for",
     "decay_groups",
+    "evaluate",
     "fit",
     "judge",
     "learner_for",
@@ -71,7 +72,6 @@ __all__ = [
     "reference_rows",
     "start_record",
     "summarize",
-    "test_once",
     "versions",
     "wilson_interval",
     "write_json",

@@ -121,7 +121,7 @@ class ResumableLoader(DataLoader):
         self._given = 0
         self._next: dict[str, int] = {}
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         if self._next:
             self._batches.epoch, self._batches.start = self._next["epoch"], self._next["given"]
             self._next = {}

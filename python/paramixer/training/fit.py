@@ -167,7 +167,8 @@ class EpochLines(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the epoch that `curve`, which must come before in the list, has noted."""
         if trainer.is_global_zero:
-            values = "  ".join(f"{name} {value:g}" for name, value in self._curve.epochs[-1].items())
+            epoch = self._curve.epochs[-1]
+            values = "  ".join(f"{name} {value:g}" for name, value in epoch.items())
             print(f"{values}  left {time_left(trainer, self._curve)}", flush=True)
 
 

@@ -19,6 +19,7 @@ from paramixer.tasks.draws import bits
 from paramixer.tasks.task import Batch, Classes, Regression
 
 SCHEDULES = ("constant", "cosine")
+PARTS = ("train", "validation", "test")
 
 _STEP_STREAM = 2**64 - 4  # no data set has as many parts
 
@@ -74,9 +75,7 @@ class Learner(LightningModule):
         self.network, self.output = network, output
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.schedule, self.warmup, self.seed = schedule, warmup, seed
-        self.measures = nn.ModuleDict(
-            {f"{part}_measures": _measures(part, roc_auc) for part in ("train", "validation", "test")}
-        )
+        self.measures = nn.ModuleDict({f"of_{part}": _measures(part, roc_auc) for part in PARTS})
         self.batch_shape: tuple[int, ...] = ()
         if compile:
             network.compile()
@@ -144,9 +143,9 @@ class Learner(LightningModule):
                 for state in measure.metric_state:
                     checkpoint["state_dict"][f"{name}.{state}"].zero_()
 
-    def _train_states(self) -> list[tuple[str, MeanMetric]]:
-        measures = self.measures["train_measures"].named_children()
-        return [(f"measures.train_measures.{name}", measure) for name, measure in measures]
+    def _train_states(self) -> list[tuple[str, Any]]:
+        measures = self.measures["of_train"].named_children()
+        return [(f"measures.of_train.{name}", measure) for name, measure in measures]
 
     def _rate_factor(self, step: int, steps: float) -> float:
         rise = self.warmup * steps
@@ -161,7 +160,7 @@ class Learner(LightningModule):
         self.batch_shape = tuple(batch.x.shape)
         scores = self(batch)
         losses, right = judge(scores, batch.y, self.output)
-        measures = self.measures[f"{part}_measures"]
+        measures: Any = self.measures[f"of_{part}"]
         measures["loss"].update(losses.detach())
         measures["accuracy"].update(right.float())
         if "count" in measures:
@@ -200,7 +199,8 @@ def judge(scores: Tensor, y: Tensor, output: Classes | Regression) -> tuple[Tens
 
 def decay_groups(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The parameters that weight decay applies to, and the others."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             kept = isinstance(module, (nn.Embedding, LearnedPositions))
@@ -210,11 +210,11 @@ def decay_groups(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parame
 
 
 def _measures(part: str, roc_auc: bool) -> nn.ModuleDict:
-    measures = nn.ModuleDict({"loss": MeanMetric(), "accuracy": MeanMetric()})
-    if part == "train":
-        for measure in measures.values():
-            measure.persistent(True)  # so that an interrupted epoch goes on being measured
-    elif roc_auc:
+    means = {"loss": MeanMetric(), "accuracy": MeanMetric()}
+    for mean in means.values():
+        mean.persistent(part == "train")  # so that an interrupted epoch goes on being measured
+    measures = nn.ModuleDict(means)
+    if roc_auc and part != "train":
         measures["roc_auc"] = BinaryAUROC()
     if part == "test":
         measures["count"] = SumMetric()

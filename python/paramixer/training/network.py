@@ -196,9 +196,9 @@ class LastPositions(nn.Module):
         rows = self.classifier.encode(x, mask)
         if mask is None:
             return self.classifier.head(rows[:, -self.count :])
-        back = torch.arange(-self.count, 0, device=x.device)
-        index = mask.sum(1, keepdim=True) + back
-        return self.classifier.head(rows.gather(1, index.unsqueeze(2).expand(-1, -1, rows.shape[2])))
+        place = mask.sum(1, keepdim=True) + torch.arange(-self.count, 0, device=x.device)
+        last = rows.gather(1, place.unsqueeze(2).expand(-1, -1, rows.shape[2]))
+        return self.classifier.head(last)
 
 
 class Comparison(nn.Module):
@@ -260,8 +260,9 @@ class ClassToken(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """See the class."""
-        x = nn.functional.pad(x, (1, 0), value=self.token)
-        return self.network(x, None if mask is None else nn.functional.pad(mask, (1, 0), value=True))
+        if mask is not None:
+            mask = nn.functional.pad(mask, (1, 0), value=True)
+        return self.network(nn.functional.pad(x, (1, 0), value=self.token), mask)
 
 
 def _check_settings(mixer: str, settings: dict[str, Any]) -> None:
@@ -271,8 +272,8 @@ def _check_settings(mixer: str, settings: dict[str, Any]) -> None:
     unknown = sorted(settings.keys() - parameters.keys())
     if unknown:
         raise ValueError(
-            f"network_for: {', '.join(unknown)} must be null for {mixer}, which has no such setting "
-            f"(got {', '.join(repr(settings[name]) for name in unknown)})"
+            f"network_for: {', '.join(unknown)} must be null for {mixer}, which has no such "
+            f"setting (got {', '.join(repr(settings[name]) for name in unknown)})"
         )
 
 

@@ -80,7 +80,9 @@ def describe_task(task: Task) -> dict[str, Any]:
     }
 
 
-def test_once(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> dict:
+def evaluate(
+    trainer: Trainer, module: LightningModule, data: LightningDataModule
+) -> dict[str, Any]:
     """Evaluates the test part with the weights that the module has.
 
     Returns:

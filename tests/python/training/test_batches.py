@@ -72,7 +72,7 @@ def test_epochs_and_seeds_differ_and_lengths_are_bucketed():
     assert first != samples_of(batches)
     padded = sum(plan.length * len(plan.indices) for plan in batches)
     assert padded < 1.05 * lengths.sum()
-    assert [plan.epoch for plan in batches][0] == 1
+    assert next(iter(batches)).epoch == 1
 
 
 @pytest.mark.parametrize(("name", "samples", "size"), [("lengths", 1, 4), ("batch_size", 4, 1)])
