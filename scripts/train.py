@@ -159,7 +159,7 @@ class TrainCli(LightningCLI):
         self.record.update(self.trainer, finished=True, chosen=chosen, test=result)
         if self.trainer.is_global_zero:
             show_run(self.record.values)
-            console.print(f"Record, checkpoints and pictures: {self.folder}")
+            _say(f"Record, checkpoints and pictures: {self.folder}")
 
     def _train(self) -> bool:
         """Whether every epoch was trained; says the batch when memory does not suffice."""
@@ -232,7 +232,7 @@ def show_run(record: dict[str, Any]) -> None:
     console.print(
         f"{record['parameters']:,} parameters, best of {len(training['epochs'])} epochs: "
         f"{record['chosen']['epoch']}, {training['seconds']:.0f} s, "
-        f"{training['samples_per_second']} samples/s"
+        f"{training['samples_per_second']:.1f} samples/s"
     )
 
 

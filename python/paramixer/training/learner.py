@@ -130,11 +130,14 @@ class Learner(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what all processes have measured in the present epoch, as if one had."""
+        """Keeps what all processes have measured in an unfinished epoch, as if one had."""
+        finished = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         for name, measure in self._train_states():
             with measure.sync_context():
                 for state in measure.metric_state:
-                    checkpoint["state_dict"][f"{name}.{state}"] = getattr(measure, state).clone()
+                    value = getattr(measure, state)
+                    kept = torch.zeros_like(value) if finished else value.clone()
+                    checkpoint["state_dict"][f"{name}.{state}"] = kept
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Gives what all processes had measured to the first of them."""

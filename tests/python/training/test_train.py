@@ -130,6 +130,14 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(run, arguments, tmp_path):
     np.testing.assert_allclose(killed, whole, atol=2e-5)
 
 
+def test_a_finished_epoch_goes_on_with_the_next(run, arguments, tmp_path):
+    for folder, epochs in (("parts", 2), ("parts", 4), ("whole", 4)):
+        words = ["--trainer.max_epochs", epochs, "--out", tmp_path / folder, "--resume", "true"]
+        run(*arguments, *words)
+    parts, whole = (measures(record_of(tmp_path / name)) for name in ("parts", "whole"))
+    np.testing.assert_allclose(parts, whole, atol=2e-5)
+
+
 def _place(checkpoint: Path) -> tuple[int, int]:
     """The epoch that goes on from a checkpoint, and how many of its batches were read."""
     state = torch.load(checkpoint, weights_only=True)["TaskData"]
