@@ -24,7 +24,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see scripts/quickstart.py
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of what Lightning calls
@@ -33,7 +33,7 @@ try:
     import torch
     from lightning import seed_everything
     from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.cli import LightningCLI
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
     from lightning.pytorch.loggers import TensorBoardLogger
     from lightning.pytorch.utilities import rank_zero_only
     from paramixer.training import (
@@ -63,6 +63,15 @@ INTERRUPTED = 130  # what a shell reports for Ctrl-C
 LEFT_BEHIND = ("record.json", "best.ckpt", "last.ckpt")
 
 console = Console()
+
+
+class BriefParser(LightningArgumentParser):
+    """Says what is wrong without the page of usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Ends the program."""
+        sys.stderr.write(f"train: {message} (fit --help lists what there is)\n")
+        sys.exit(2)
 
 
 class TrainCli(LightningCLI):
@@ -185,6 +194,7 @@ def main() -> None:
         learner_for,
         data_for,
         save_config_kwargs={"overwrite": True},
+        parser_class=BriefParser,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
         trainer_defaults={
@@ -263,7 +273,6 @@ def _check_folder(folder: Path, resume: bool) -> None:
             f"{folder} holds a run already ({', '.join(there)}). Give --resume true to go on with "
             "it, give another --out, or delete it"
         )
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _name(config: Any) -> str:

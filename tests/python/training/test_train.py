@@ -187,12 +187,14 @@ def test_seeds_run_one_by_one_and_are_summed_up(run, arguments, tmp_path):
 def test_errors_are_one_message(run, arguments, tmp_path, words, message):
     with pytest.raises(SystemExit, match=f"train: .*{message}"):
         run(*arguments, "--out", tmp_path, *words)
+    assert not list(tmp_path.iterdir())
 
 
 def test_wrong_key_and_help(run, arguments, capsys):
     with pytest.raises(SystemExit):
         run(*arguments, "--model.wide", 3)
-    assert "--model.wide" in capsys.readouterr().err
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("train: ") and "--model.wide" in line
     with pytest.raises(SystemExit) as ended:
         run("fit", "--help")
     shown = capsys.readouterr().out
