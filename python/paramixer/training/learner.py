@@ -114,7 +114,9 @@ class Learner(LightningModule):
             {"params": decayed, "weight_decay": self.weight_decay},
             {"params": plain, "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, fused=True)
+        # Lightning does not clip gradients for a fused optimizer in mixed precision.
+        fused = "mixed" not in str(self.trainer.precision)
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, fused=fused)
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps) and (self.schedule == "cosine" or self.warmup > 0):
             raise ValueError(

@@ -158,6 +158,19 @@ def test_arguments_are_checked(settings, message):
         Learner(torch.nn.Identity(), Classes(4), **settings)
 
 
+def test_mixed_precision_clipping_and_accumulation():
+    task = temporal_order(32, Counts(40, 4, 4))
+    module = learner_for(task, width=4)
+    before = [parameter.clone() for parameter in module.network.parameters()]
+    run = trainer(precision="bf16-mixed", gradient_clip_val=1.0, accumulate_grad_batches=2)
+    run.fit(module, TaskData(task, 10))
+    assert run.global_step == 2
+    assert all(
+        p.dtype == torch.float32 and not torch.equal(p, b)
+        for p, b in zip(module.network.parameters(), before, strict=True)
+    )
+
+
 def test_endless_training_has_no_cosine():
     task = adding(32, Counts(4, 4, 4))
     module = learner_for(task, schedule="cosine")
