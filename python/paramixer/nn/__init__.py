@@ -2,6 +2,7 @@
 
 from paramixer.nn.chord_mixer import ChordMixer
 from paramixer.nn.classifier import SequenceClassifier
+from paramixer.nn.deep import GatedFeedForward, with_feed_forward
 from paramixer.nn.dense import dense_map
 from paramixer.nn.feature_maps import EluPlusOne, Favor, FeatureMap, FeedForwardKernel, Relu
 from paramixer.nn.lama import LamaClassifier, LamaPooling, diversity_penalty
@@ -15,6 +16,7 @@ __all__ = [
     "Favor",
     "FeatureMap",
     "FeedForwardKernel",
+    "GatedFeedForward",
     "LamaClassifier",
     "LamaPooling",
     "LinearAttention",
@@ -30,4 +32,5 @@ __all__ = [
     "diversity_penalty",
     "monarch_matrix",
     "project_monarch",
+    "with_feed_forward",
 ]

@@ -3,16 +3,37 @@
 from paramixer._extras import needs_extra
 
 with needs_extra("paramixer.training", "train"):
+    import jsonargparse
     import lightning
     import matplotlib
     import rich
+    import tensorboard
     import torchmetrics
 
-del lightning, matplotlib, rich, torchmetrics
+del jsonargparse, lightning, matplotlib, rich, tensorboard, torchmetrics
 
+from paramixer.training.batches import Batches, Plan, ResumableLoader  # noqa: E402
 from paramixer.training.classification import Classification  # noqa: E402
 from paramixer.training.data import SplitData  # noqa: E402
-from paramixer.training.fit import Curve, fit  # noqa: E402
+from paramixer.training.fit import (  # noqa: E402
+    Curve,
+    EpochLines,
+    LastCheckpoint,
+    Progress,
+    fit,
+)
+from paramixer.training.learner import Learner, decay_groups, judge  # noqa: E402
+from paramixer.training.network import MIXERS, learner_for, network_for  # noqa: E402
+from paramixer.training.noise import noise  # noqa: E402
+from paramixer.training.record import (  # noqa: E402
+    Reference,
+    RunRecord,
+    evaluate,
+    read_records,
+    reference_rows,
+    start_record,
+    summarize,
+)
 from paramixer.training.report import (  # noqa: E402
     plot_curve,
     plot_mixing,
@@ -20,14 +41,37 @@ from paramixer.training.report import (  # noqa: E402
     wilson_interval,
     write_json,
 )
+from paramixer.training.task_data import TaskData, data_for  # noqa: E402
 
 __all__ = [
+    "MIXERS",
+    "Batches",
     "Classification",
     "Curve",
+    "EpochLines",
+    "LastCheckpoint",
+    "Learner",
+    "Plan",
+    "Progress",
+    "Reference",
+    "ResumableLoader",
+    "RunRecord",
     "SplitData",
+    "TaskData",
+    "data_for",
+    "decay_groups",
+    "evaluate",
     "fit",
+    "judge",
+    "learner_for",
+    "network_for",
+    "noise",
     "plot_curve",
     "plot_mixing",
+    "read_records",
+    "reference_rows",
+    "start_record",
+    "summarize",
     "versions",
     "wilson_interval",
     "write_json",

@@ -15,6 +15,8 @@ Batch = tuple[Tensor, Tensor]
 class Classification(LightningModule):
     """Trains any module that maps sequences x to class scores (B, classes) with cross-entropy.
 
+    For batches of `SplitData`; `Learner` is for what a `Task` asks.
+
     AdamW under a one-cycle learning rate that spans the whole training. Logged once an epoch:
     `loss` and `accuracy` with the prefix `train_`, `validation_` or `test_`.
 

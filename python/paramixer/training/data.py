@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class SplitData(LightningDataModule):
-    """Batches (x, y) of a training, a validation and a test part.
+    """Batches (x, y) of a training, a validation and a test part; `TaskData` serves a `Task`.
 
     Args:
         train: drawn in random order, the last batch may be smaller.

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 
@@ -76,6 +77,7 @@ def plot_curve(epochs: Sequence[dict[str, float]], path: Path) -> None:
                 label=part,
             )
         axes.set(xlabel="epoch", ylabel=metric)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=150)

@@ -1,0 +1,208 @@
+"""The table of finished runs, task by model, with floors and published results.
+
+    python scripts/report.py runs/* [--out report]      # report.md and report.png
+
+Reads every record.json in the folders given. A row is a task: one length, one variant of its data,
+as many samples. A column is a model; runs that differ in the seed alone become mean +- standard
+deviation. What is not comparable carries a mark that the notes below the table explain: published
+results of another variant, runs of one model with different settings, validation by the test part.
+Unfinished runs are left out and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+try:
+    from matplotlib.figure import Figure
+    from paramixer.training import read_records, reference_rows, summarize
+except ImportError as error:
+    sys.exit(f"report: {error}")
+
+Record = dict[str, Any]
+
+OTHER_VARIANT, VALIDATION, SETTINGS = "†", "§", "‡"
+NOTES = {
+    OTHER_VARIANT: "measured on another variant of the data: not comparable",
+    VALIDATION: "the model was chosen on the test part: no estimate for new data",
+    SETTINGS: "runs with different settings, separated by semicolons",
+}
+# Settings of a configuration that change no result, or only as another seed does.
+NO_DIFFERENCE = {
+    "": {"seeds", "name", "out", "resume", "checkpoint_seconds"},
+    "data": {"seed", "workers"},
+    "model": {"seed", "compile"},
+    "trainer": {"accelerator", "devices", "num_nodes", "strategy", "callbacks", "max_time"},
+}
+
+
+class Row(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+        task: name, variant, N, and samples of training, validation and test.
+        floor: the highest, with its name.
+        results: a cell for each model.
+        published: the best comparable result, and the best other with its mark.
+    """
+
+    task: str
+    floor: str
+    results: dict[str, str]
+    published: str
+
+
+def main() -> None:
+    """Reads the records and writes both forms of the table."""
+    arguments = parse()
+    try:
+        records = read_records(arguments.runs)
+    except (OSError, json.JSONDecodeError) as error:
+        sys.exit(f"report: {error}")
+    finished = [record for record in records if "test" in record]
+    if not finished:
+        folders = ", ".join(map(str, arguments.runs))
+        sys.exit(f"report: no finished run in {folders} (of {len(records)} records)")
+    rows = table(finished)
+    open_runs = [record["path"] for record in records if "test" not in record]
+    text = markdown(rows, open_runs)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.with_suffix(".md").write_text(text)
+    draw(rows, arguments.out.with_suffix(".png"))
+    print(text)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="without ending")
+    return parser.parse_args()
+
+
+def table(records: list[Record]) -> list[Row]:
+    """The rows, in the order of tasks, variants and lengths."""
+    by_task = _grouped(records, _task_key)
+    return [_row(by_task[key]) for key in sorted(by_task)]
+
+
+def markdown(rows: list[Row], open_runs: list[str]) -> str:
+    """The table with the notes that its marks need."""
+    lines = [f"| {' | '.join(line)} |" for line in _cells(rows)]
+    lines.insert(1, "|---" * len(_header(rows)) + "|")
+    body = "\n".join(lines)
+    notes = [f"{mark} {note}" for mark, note in NOTES.items() if mark in body]
+    notes.append("Test accuracy in percent; one run with its 95 % interval, or mean +- deviation.")
+    notes += [f"Not finished, left out: {path}" for path in open_runs]
+    return body + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """The table as a picture, the notes of its marks below."""
+    header, *lines = _cells(rows)
+    widths = [max(len(line[i]) for line in [header, *lines]) + 2 for i in range(len(header))]
+    marks = [f"{mark} {note}" for mark, note in NOTES.items() if mark in str(lines)]
+    height = 0.3 * (len(rows) + 1) + 0.2 * len(marks) + 0.3
+    figure = Figure(figsize=(0.08 * sum(widths) + 0.4, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    drawn = axes.table(
+        lines,
+        colLabels=header,
+        colWidths=[0.98 * width / sum(widths) for width in widths],
+        cellLoc="left",
+        bbox=(0.01, 1 - 0.3 * (len(rows) + 1.3) / height, 0.98, 0.3 * (len(rows) + 1) / height),
+    )
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(8)
+    axes.text(0.01, 0.1 / height, "\n".join(marks), fontsize=7, transform=axes.transAxes)
+    figure.savefig(path, dpi=150)
+
+
+def _row(records: list[Record]) -> Row:
+    task = records[0]["task"]
+    results = {}
+    for model, runs in _grouped(records, lambda record: record["model"]).items():
+        groups = _grouped(runs, _settings).values()
+        marks = SETTINGS * (len(groups) > 1) + VALIDATION * task["validation_is_test"]
+        results[model] = "; ".join(_result(group) for group in groups) + marks
+    name, variant, length, samples = _task_key(records[0])
+    label = f"{name}, {variant}, N = {length:,}, {samples[0]:,} + {samples[1]:,} + {samples[2]:,}"
+    return Row(label, _highest_floor(task), results, _published(task))
+
+
+def _result(runs: list[Record]) -> str:
+    if len(runs) == 1:
+        low, high = runs[0]["test"]["interval"]
+        return f"{100 * runs[0]['test']['accuracy']:.2f} ({100 * low:.1f} to {100 * high:.1f})"
+    summary = summarize(runs)
+    return f"{100 * summary['mean']:.2f} +- {100 * summary['deviation']:.2f} ({len(runs)} runs)"
+
+
+def _highest_floor(task: Record) -> str:
+    floors = task["floors"]
+    if not floors:
+        return ""
+    name = max(floors, key=lambda one: floors[one])
+    return f"{floors[name]:.2f} ({name})"
+
+
+def _published(task: Record) -> str:
+    """The best result of the run's variant, then that of the others, marked."""
+    rows = [row for row in reference_rows(task) if row.remark != "floor"]
+    best = []
+    for comparable, mark in ((True, ""), (False, OTHER_VARIANT)):
+        some = [row for row in rows if row.comparable == comparable]
+        if some:
+            row = max(some, key=lambda one: one.accuracy)
+            best.append(f"{row.accuracy:.2f} ({row.name}){mark}")
+    return ", ".join(best)
+
+
+def _task_key(record: Record) -> tuple[str, str, int, tuple[int, ...]]:
+    task = record["task"]
+    return task["name"], task["variant"], task["length"], tuple(task["samples"])
+
+
+def _settings(record: Record) -> str:
+    """All settings that make a difference, as text."""
+    config = record["config"]
+    groups = {name: config[name] for name in ("data", "model", "trainer")} | {"": config}
+    kept = {
+        name: {k: v for k, v in group.items() if k not in (*NO_DIFFERENCE, *NO_DIFFERENCE[name])}
+        for name, group in groups.items()
+    }
+    return json.dumps(kept, sort_keys=True)
+
+
+def _header(rows: list[Row]) -> list[str]:
+    models = sorted({model for row in rows for model in row.results})
+    return ["task", "highest floor", *models, "best published"]
+
+
+def _cells(rows: list[Row]) -> list[list[str]]:
+    header = _header(rows)
+    lines = [
+        [row.task, row.floor, *(row.results.get(m, "") for m in header[2:-1]), row.published]
+        for row in rows
+    ]
+    return [header, *lines]
+
+
+def _grouped(records: Iterable[Record], key: Any) -> dict[Any, list[Record]]:
+    groups = defaultdict(list)
+    for record in records:
+        groups[key(record)].append(record)
+    return dict(groups)
+
+
+if __name__ == "__main__":
+    main()
