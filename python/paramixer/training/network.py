@@ -4,21 +4,49 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from paramixer._checks import check_choice
-from paramixer.nn.classifier import SequenceClassifier
-from paramixer.nn.deep import with_feed_forward
-from paramixer.nn.paramixer import Paramixer, PSFAttention
+from paramixer.nn import (
+    ChordMixer,
+    LinearAttention,
+    Monarch,
+    Paramixer,
+    PSFAttention,
+    SequenceClassifier,
+    SimpleTron,
+    opponents,
+    with_feed_forward,
+)
 from paramixer.tasks.task import Classes, Task, Tokens
 from paramixer.training.learner import Learner
 
+
+def _of_any_length(mixer: type[nn.Module]) -> Callable[..., nn.Module]:
+    @wraps(mixer)
+    def make(width: int, length: int, **settings: Any) -> nn.Module:
+        return mixer(width, **settings)
+
+    return make
+
+
 MIXERS: dict[str, Callable[..., nn.Module]] = {
+    "chord-mixer": ChordMixer,
+    "linear-attention": _of_any_length(LinearAttention),
+    "linformer": opponents.Linformer,
+    "local-attention": opponents.LocalAttention,
+    "monarch": Monarch,
+    "nystromformer": opponents.Nystromformer,
     "paramixer": Paramixer,
     "psf-attention": PSFAttention,
+    "s4d": opponents.S4D,
+    "simpletron": _of_any_length(SimpleTron),
+    "softmax-attention": opponents.SoftmaxAttention,
+    "transformer": opponents.TransformerBlock,
 }
 """Called as MIXERS[name](width, length, **settings)."""
 
