@@ -1,0 +1,287 @@
+// Chains in host memory with every layout that matters, and their definition in float64. The tests
+// of the CUDA kernels on the host and on a GPU run these.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "chain_cases.h"
+#include "core/problem.h"
+#include "kernel_cases.h"
+
+namespace paramixer::testing {
+
+enum class ChainLayout {
+  kContiguous,
+  kSliced,           // eight more channels in each row and four more factors in each row of weights
+  kShifted,          // one element off any alignment
+  kTransposed,       // channels and links lie apart
+  kFactorsOutside,   // weights as (M, B, N, K)
+  kExpandedBatch,    // the inputs of one batch item serve all
+  kPermutedBatches,  // two batch dimensions, the inner one with the larger stride
+};
+inline constexpr int kChainLayoutCount = 7;
+
+inline const char* name_of(Residual residual) {
+  return residual == Residual::kNone       ? "none"
+         : residual == Residual::kPrevious ? "previous"
+                                           : "initial";
+}
+
+struct ChainCase {
+  int64_t length;
+  int64_t channels;
+  Protocol protocol;
+  Residual residual;
+  ChainLayout layout;
+};
+
+inline std::string describe(const ChainCase& c) {
+  return "N=" + std::to_string(c.length) + " D=" + std::to_string(c.channels) + " " +
+         std::to_string(factor_count(c.protocol)) + " factors, " + c.protocol.name +
+         ", residual " + name_of(c.residual) + ", layout " +
+         std::to_string(static_cast<int>(c.layout));
+}
+
+// Operands of a chain: (B, N, D) and weights (B, N, M, K). What surrounds them is NaN.
+template <typename T>
+class ChainInstance {
+ public:
+  explicit ChainInstance(const ChainCase& c)
+      : case_(c), factors_(factor_count(c.protocol)), random_(23) {
+    const bool two = c.layout == ChainLayout::kPermutedBatches;
+    problem_.length = c.length;
+    problem_.channels = c.channels;
+    problem_.links = c.protocol.links;
+    problem_.batch_dims = two ? 2 : 1;
+    problem_.batch_sizes[0] = 2;
+    problem_.batch_sizes[1] = two ? 3 : 0;
+    value_ = make(c.channels, true);
+    for (Buffer* state : {&result_, &other_}) *state = make(c.channels, false);
+    make_weights();
+  }
+
+  const ChainCase& chain_case() const { return case_; }
+  int factors() const { return factors_; }
+
+  // From V_0 (or from what a sweep has written) to one of two outputs.
+  ChainProblem problem(bool from_value, bool to_result) {
+    ChainProblem chain;
+    chain.problem = problem_;
+    chain.problem.weight = weight_.operand;
+    chain.problem.value = from_value ? value_.operand : to_result ? other_.operand : result_.operand;
+    chain.problem.grad = value_.operand;
+    chain.problem.result = to_result ? result_.operand : other_.operand;
+    chain.weight_factor = weight_factor_;
+    chain.factors = factors_;
+    chain.residual = case_.residual;
+    return chain;
+  }
+
+  void poison() {
+    for (Buffer* state : {&result_, &other_}) fill_with_nan(state->storage);
+  }
+
+  std::vector<unsigned char> bytes() const {
+    const auto* begin = reinterpret_cast<const unsigned char*>(result_.storage.data());
+    return {begin, begin + result_.storage.size() * sizeof(T)};
+  }
+
+  // Adds the residual to a product of factor `factor`, as the sequence of single products does.
+  void add_residual(const ChainProblem& chain) {
+    if (case_.residual == Residual::kNone) return;
+    const Operand& source =
+        case_.residual == Residual::kPrevious ? chain.problem.value : chain.problem.grad;
+    for_each_element([&](int64_t b, int64_t i, int64_t c) {
+      T& target = element(chain.problem.result, b, i, c);
+      target = narrow<T>(widen(target) + widen(element(source, b, i, c)));
+    });
+  }
+
+  // The result against the definition. A rounding error of one state reaches the result no larger
+  // than the sum of all terms' magnitudes.
+  void check() const {
+    std::vector<double> state = values(value_), magnitude = state;
+    for (double& m : magnitude) m = std::abs(m);
+    const std::vector<double> initial = state, initial_magnitude = magnitude;
+    for (int m = 0; m < factors_; ++m) {
+      state = apply(m, state, initial, false);
+      magnitude = apply(m, magnitude, initial_magnitude, true);
+    }
+    const double roundings = factors_ * (epsilon<T>() / 2 + (problem_.links + 2) *
+                                                                epsilon<Accumulate<T>>());
+    int64_t e = 0;
+    for_each_element([&](int64_t b, int64_t i, int64_t c) {
+      const double actual = widen(element(result_.operand, b, i, c));
+      const double bound = 1.05 * roundings * magnitude[e] + std::ldexp(factors_, -24);
+      ASSERT_LE(std::abs(actual - state[e]), bound)
+          << describe(case_) << ": result[" << b << ", " << i << ", " << c << "] is " << actual
+          << ", expected " << state[e];
+      ++e;
+    });
+    check_surroundings();
+  }
+
+ private:
+  struct Buffer {
+    Storage<T> storage;
+    Operand operand;
+  };
+
+  static void fill_with_nan(Storage<T>& storage) {
+    std::memset(static_cast<void*>(storage.data()), 0xff, storage.size() * sizeof(T));
+  }
+
+  int64_t batches() const { return batch_count(problem_); }
+
+  template <typename Body>
+  void for_each_element(const Body& body) const {
+    for (int64_t b = 0; b < batches(); ++b) {
+      for (int64_t i = 0; i < problem_.length; ++i) {
+        for (int64_t c = 0; c < problem_.channels; ++c) {
+          body(b, i, c);
+          if (::testing::Test::HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+
+  T& element(const Operand& operand, int64_t b, int64_t i, int64_t c) const {
+    return static_cast<T*>(operand.data)[batch_offset(problem_, operand, b) + i * operand.row +
+                                         c * operand.column];
+  }
+
+  void set_batches(Operand& operand, int64_t one) {
+    operand.batch[0] = one;
+    if (problem_.batch_dims == 2) operand.batch[1] = 2 * one;
+  }
+
+  Buffer make(int64_t columns, bool is_input) {
+    const ChainLayout layout = case_.layout;
+    Buffer buffer;
+    Operand& operand = buffer.operand;
+    const int64_t start = layout == ChainLayout::kSliced ? 8 : layout == ChainLayout::kShifted;
+    operand.row = columns + (layout == ChainLayout::kSliced ? 8 : 0);
+    operand.column = 1;
+    const int64_t one = operand.row * case_.length;
+    if (layout == ChainLayout::kTransposed) {
+      operand.column = case_.length;
+      operand.row = 1;
+    }
+    set_batches(operand, one);
+    allocate(buffer, start, one);
+    if (is_input && layout == ChainLayout::kExpandedBatch) operand.batch[0] = 0;
+    if (is_input) {
+      for_each_element([&](int64_t b, int64_t i, int64_t c) { element(operand, b, i, c) = any(); });
+    }
+    return buffer;
+  }
+
+  void make_weights() {
+    const ChainLayout layout = case_.layout;
+    const int64_t links = problem_.links, length = case_.length;
+    Operand& operand = weight_.operand;
+    weight_factor_ = links;
+    operand.column = 1;
+    operand.row = links * (factors_ + (layout == ChainLayout::kSliced ? 4 : 0));
+    if (layout == ChainLayout::kTransposed) {
+      weight_factor_ = 1;
+      operand.column = factors_;
+    }
+    int64_t one = operand.row * length;
+    if (layout == ChainLayout::kFactorsOutside) {
+      operand.row = links;
+      weight_factor_ = batches() * length * links;
+      one = length * links;
+    }
+    set_batches(operand, one);
+    allocate(weight_, layout == ChainLayout::kShifted, operand.row * length * factors_);
+    if (layout == ChainLayout::kExpandedBatch) operand.batch[0] = 0;
+    for (int64_t b = 0; b < batches(); ++b) {
+      for (int64_t i = 0; i < length; ++i) {
+        for (int m = 0; m < factors_; ++m) {
+          for (int64_t k = 0; k < links; ++k) weight(b, i, m, k) = any(1 / std::sqrt(links));
+        }
+      }
+    }
+  }
+
+  void allocate(Buffer& buffer, int64_t start, int64_t one) {
+    buffer.storage.resize(start + batches() * one + 16);
+    fill_with_nan(buffer.storage);
+    buffer.operand.data = buffer.storage.data() + start;
+  }
+
+  T any(double scale = 1) {
+    return narrow<T>(static_cast<Accumulate<T>>(scale * normal_(random_)));
+  }
+
+  T& weight(int64_t b, int64_t i, int m, int64_t k) const {
+    return static_cast<T*>(weight_.operand.data)[batch_offset(problem_, weight_.operand, b) +
+                                                 i * weight_.operand.row + m * weight_factor_ +
+                                                 k * weight_.operand.column];
+  }
+
+  std::vector<double> values(const Buffer& buffer) const {
+    std::vector<double> list;
+    for_each_element([&](int64_t b, int64_t i, int64_t c) {
+      list.push_back(widen(element(buffer.operand, b, i, c)));
+    });
+    return list;
+  }
+
+  std::vector<double> apply(int m, const std::vector<double>& state,
+                            const std::vector<double>& initial, bool magnitudes) const {
+    const int64_t length = problem_.length, channels = problem_.channels;
+    std::vector<double> next(state.size());
+    if (case_.residual == Residual::kPrevious) next = state;
+    if (case_.residual == Residual::kInitial) next = initial;
+    for (int64_t b = 0; b < batches(); ++b) {
+      for (int64_t i = 0; i < length; ++i) {
+        for (int k = 0; k < problem_.links; ++k) {
+          const double factor = widen(weight(b, i, m, k));
+          const int64_t offset =
+              reduce_offset(case_.protocol.offsets[m * problem_.links + k], length);
+          const double* from = &state[(b * length + (i + offset) % length) * channels];
+          double* to = &next[(b * length + i) * channels];
+          for (int64_t c = 0; c < channels; ++c) {
+            to[c] += (magnitudes ? std::abs(factor) : factor) * from[c];
+          }
+        }
+      }
+    }
+    return next;
+  }
+
+  // Nothing but the result itself was written.
+  void check_surroundings() const {
+    std::vector<bool> inside(result_.storage.size());
+    for_each_element([&](int64_t b, int64_t i, int64_t c) {
+      inside[&element(result_.operand, b, i, c) - result_.storage.data()] = true;
+    });
+    for (size_t e = 0; e < inside.size(); ++e) {
+      const auto* byte = reinterpret_cast<const unsigned char*>(&result_.storage[e]);
+      ASSERT_TRUE(inside[e] ||
+                  std::all_of(byte, byte + sizeof(T), [](unsigned char b) { return b == 0xff; }))
+          << describe(case_) << ": element " << e << " beside the result was written";
+    }
+  }
+
+  ChainCase case_;
+  int factors_;
+  std::mt19937 random_;
+  std::normal_distribution<double> normal_;
+  Problem problem_;
+  Buffer value_, result_, other_, weight_;
+  int64_t weight_factor_ = 0;
+};
+
+using TileDTypes = ::testing::Types<float, BFloat16, Float16>;
+
+}  // namespace paramixer::testing

@@ -1,0 +1,165 @@
+// Chains in tiles on the host, against float64: every protocol, small tiles with all their borders,
+// every layout, and the plans that the CUDA key makes.
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "simt.h"
+// The kernels need the words of CUDA that simt.h defines.
+#include "chain_instance.h"
+#include "chain_tile.cuh"
+#include "kernels.cuh"
+
+namespace paramixer::testing {
+namespace {
+
+using cuda::LaunchLimits;
+using Bytes = std::vector<unsigned char>;
+
+template <typename T>
+void emulate_tiles(const ChainProblem& chain, const Sweep& sweep, simt::Order order,
+                   const LaunchLimits& limits) {
+  const cuda::TileShape shape = cuda::tile_shape(sizeof(T), chain, sweep, limits);
+  ASSERT_LE(shape.memory.total(), cuda::TileTraits::kSharedBytes);
+  const auto arguments = cuda::make_tile_arguments<T>(chain, sweep, shape);
+  simt::launch({.name = "chain_tile",
+                .grid = {static_cast<unsigned>(shape.blocks)},
+                .block = {static_cast<unsigned>(shape.threads)},
+                .shared_bytes = static_cast<size_t>(shape.memory.total()),
+                .order = order},
+               [&] { cuda::chain_tile_kernel<T>(arguments); });
+}
+
+template <typename T>
+void emulate_product(ChainInstance<T>& instance, const ChainProblem& chain, const Sweep& sweep,
+                     simt::Order order) {
+  Problem problem = chain.problem;
+  problem.weight.data = static_cast<T*>(problem.weight.data) + sweep.first * chain.weight_factor;
+  const auto& offsets = instance.chain_case().protocol.offsets;
+  for (int k = 0; k < problem.links; ++k) {
+    problem.offsets[k] = reduce_offset(offsets[sweep.first * problem.links + k], problem.length);
+  }
+  const cuda::LaunchShape shape = cuda::launch_shape(Kernel::kMix, sizeof(T), problem);
+  cuda::with_kernel<T>(Kernel::kMix, problem, shape, [&](auto function, auto arguments) {
+    simt::launch({.name = "mix",
+                  .grid = {static_cast<unsigned>(shape.blocks)},
+                  .block = {static_cast<unsigned>(shape.threads)},
+                  .order = order},
+                 [&] { function(arguments); });
+  });
+  instance.add_residual(chain);
+}
+
+// The whole chain, between two buffers.
+template <typename T>
+Bytes emulate(ChainInstance<T>& instance, const ChainPlan& plan, simt::Order order,
+              const LaunchLimits& limits = {}) {
+  instance.poison();
+  const size_t count = plan.sweeps.size();
+  for (size_t s = 0; s < count; ++s) {
+    const ChainProblem chain = instance.problem(s == 0, (count - s) % 2 == 1);
+    if (plan.sweeps[s].tile > 0) {
+      emulate_tiles<T>(chain, plan.sweeps[s], order, limits);
+    } else {
+      emulate_product(instance, chain, plan.sweeps[s], order);
+    }
+  }
+  return instance.bytes();
+}
+
+template <typename T>
+class ChainTileTest : public ::testing::Test {
+ protected:
+  static void run(const ChainCase& c, const ChainPlan& plan, bool every_order = true) {
+    SCOPED_TRACE(describe(c));
+    ChainInstance<T> instance(c);
+    const Bytes bytes = emulate(instance, plan, simt::Order::kForward);
+    ASSERT_NO_FATAL_FAILURE(instance.check());
+    if (!every_order) return;
+    EXPECT_TRUE(bytes == emulate(instance, plan, simt::Order::kReverse));
+    EXPECT_TRUE(bytes == emulate(instance, plan, simt::Order::kRandom, {.max_blocks = 2}));
+    EXPECT_TRUE(bytes == emulate(instance, plan, simt::Order::kForward, {.vector_bytes = 1}))
+        << "scalar accesses";
+  }
+
+  // With tiles of so few rows that small rings have many.
+  static ChainPlan small_tiles(const ChainCase& c, int64_t rows, int lanes) {
+    return plan_tiles(c.length, factor_count(c.protocol), c.protocol.offsets, {},
+                      {.rows = rows,
+                       .channels = static_cast<int64_t>(lanes * 16 / sizeof(T)),
+                       .factors = cuda::TileTraits::kMostFactors,
+                       .product_cost = 1e6});
+  }
+
+  static ChainPlan own_plan(const ChainCase& c) {
+    return cuda::plan_for_cuda(kDType<T>, c.residual, c.length, c.channels,
+                               factor_count(c.protocol), c.protocol.offsets, {});
+  }
+};
+
+TYPED_TEST_SUITE(ChainTileTest, TileDTypes);
+
+// Whole rings and pieces with halos, every residual, groups of channels that end within a lane.
+TYPED_TEST(ChainTileTest, SmallTiles) {
+  int turn = 0, pieces = 0, whole = 0;
+  for (const int64_t length : {1, 2, 3, 8, 17, 64, 100}) {
+    const int factors = static_cast<int>(default_factors(length)) + 1;
+    for (const Protocol& protocol : protocols(length, factors)) {
+      const ChainCase c = {length, std::vector<int64_t>{1, 8, 20, 33}[turn % 4], protocol,
+                           Residual(turn % 3), ChainLayout(turn % kChainLayoutCount)};
+      ++turn;
+      const ChainPlan plan = this->small_tiles(c, turn % 2 ? 40 : 64, 1 << turn % 3);
+      for (const Sweep& sweep : plan.sweeps) {
+        if (sweep.tile > 0) ++(sweep.tile == sweep.ring ? whole : pieces);
+      }
+      ASSERT_NO_FATAL_FAILURE(this->run(c, plan));
+    }
+  }
+  EXPECT_GT(whole, 60);
+  EXPECT_GT(pieces, 10);
+}
+
+TYPED_TEST(ChainTileTest, EveryLayoutWithEveryResidual) {
+  for (int layout = 0; layout < kChainLayoutCount; ++layout) {
+    for (const Residual residual : {Residual::kNone, Residual::kPrevious, Residual::kInitial}) {
+      for (const int links : {3, 5}) {
+        const Protocol protocol = make_protocol("cdil", cdil(48, 6, links));
+        const ChainCase c = {48, 32, protocol, residual, ChainLayout(layout)};
+        ASSERT_NO_FATAL_FAILURE(this->run(c, this->small_tiles(c, 40, 2)));
+      }
+    }
+  }
+}
+
+TYPED_TEST(ChainTileTest, PlansOfTheCudaKey) {
+  struct Size {
+    int64_t length, channels;
+    Residual residual;
+  };
+  for (const auto& [length, channels, residual] :
+       {Size{512, 24, Residual::kNone}, Size{1024, 16, Residual::kPrevious},
+        Size{2000, 9, Residual::kInitial}, Size{4097, 8, Residual::kNone}}) {
+    for (const FactorOffsets& offsets : {cdil(length), cdil(length, std::nullopt, 9)}) {
+      const ChainCase c = {length, channels, make_protocol("cdil", offsets), residual,
+                           ChainLayout::kContiguous};
+      const ChainPlan plan = this->own_plan(c);
+      ASSERT_LE(plan.sweeps.size(), 6);
+      ASSERT_NO_FATAL_FAILURE(this->run(c, plan, false));
+    }
+  }
+}
+
+TYPED_TEST(ChainTileTest, ChordOnAShortRingIsOneLaunch) {
+  for (const int64_t length : {509, 1024}) {
+    const ChainCase c = {length, 20, make_protocol("chord", chord(length)), Residual::kPrevious,
+                         ChainLayout::kContiguous};
+    const ChainPlan plan = this->own_plan(c);
+    ASSERT_EQ(plan.sweeps.size(), 1);
+    ASSERT_EQ(plan.sweeps[0].tile, length);
+    ASSERT_NO_FATAL_FAILURE(this->run(c, plan, false));
+  }
+}
+
+}  // namespace
+}  // namespace paramixer::testing
