@@ -163,8 +163,10 @@ __device__ __forceinline__ void sweep_tile(const TileArguments<T>& arguments, co
                                            const TilePlace& place) {
   tile.find_rows(place);
   __syncthreads();
-  tile.begin_load(arguments.value, place, 0);
-  if (kResidual == Residual::kInitial) tile.begin_load(arguments.initial, place, 2);
+  tile.begin_load(arguments.value, place.value, place, 0);
+  if (kResidual == Residual::kInitial) {
+    tile.begin_load(arguments.initial, place.initial, place, 2);
+  }
   tile.begin_stage(place, arguments.turn[0], 0, 0);
   ptx::cp_async_commit_group();
   int from = 0, stage = 0;
@@ -185,7 +187,7 @@ __device__ __forceinline__ void sweep_tile(const TileArguments<T>& arguments, co
     }
     from = 1 - from;
   }
-  tile.store(arguments.result, place, from);
+  tile.store(arguments.result, place.result, place, from);
 }
 
 template <typename T>

@@ -37,4 +37,19 @@ cudaError_t mix_backward(DType dtype, const Problem& problem, cudaStream_t strea
   return launch_any(Kernel::kMixBackward, dtype, problem, stream);
 }
 
+cudaError_t chain_tile(DType dtype, const ChainProblem& chain, const Sweep& sweep,
+                       cudaStream_t stream) {
+  switch (dtype) {
+    case DType::kFloat64:
+      break;
+    case DType::kFloat32:
+      return launch_tile<float>(chain, sweep, stream);
+    case DType::kBFloat16:
+      return launch_tile<BFloat16>(chain, sweep, stream);
+    case DType::kFloat16:
+      return launch_tile<Float16>(chain, sweep, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
 }  // namespace paramixer::cuda

@@ -24,4 +24,11 @@ cudaError_t link_dot(DType dtype, const Problem& problem, cudaStream_t stream);
 // result (of value).
 cudaError_t mix_backward(DType dtype, const Problem& problem, cudaStream_t stream);
 
+// A sweep in tiles (of a plan by plan_for_cuda): reads the chain's weight and value, the rows before
+// the sweep's first factor, and writes result, the rows behind its last. grad is V_0 where the
+// residual is the initial value. A sweep with a halo cannot write over what it reads; one of whole
+// rings can.
+cudaError_t chain_tile(DType dtype, const ChainProblem& chain, const Sweep& sweep,
+                       cudaStream_t stream);
+
 }  // namespace paramixer::cuda

@@ -10,5 +10,7 @@ namespace paramixer::cuda {
 
 template <typename T>
 cudaError_t launch(Kernel kernel, const Problem& problem, cudaStream_t stream);
+template <typename T>
+cudaError_t launch_tile(const ChainProblem& chain, const Sweep& sweep, cudaStream_t stream);
 
 }  // namespace paramixer::cuda

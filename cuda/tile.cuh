@@ -47,12 +47,12 @@ PARAMIXER_INLINE void multiply_add(Accumulate<T> factor, const Sums<T>& term, Su
   for (int c = 0; c < kLaneChannels<T>; ++c) sums.channel[c] += factor * term.channel[c];
 }
 
-// What a block works on.
+// What a block works on, and where its batch item begins in each operand.
 struct TilePlace {
-  int64_t vector;      // the first access of a row in its group of channels
-  int64_t ring_row;    // row of the batch item where the ring begins
-  int64_t begin;       // of the tile on its ring; its halo lies before that
-  int64_t batch[kMaxBatchDims];
+  int64_t vector;    // the first access of a row in its group of channels
+  int64_t ring_row;  // row of the batch item where the ring begins
+  int64_t begin;     // of the tile on its ring; its halo lies before that
+  int64_t weight, value, initial, result;
 };
 
 // Neighbouring blocks take the groups of channels of the same rows, whose weights they share in L2,
@@ -68,8 +68,12 @@ PARAMIXER_INLINE TilePlace place_tile(const TileArguments<T>& arguments, int64_t
   place.begin = (outer - rest * arguments.tiles_of_ring) * arguments.tile;
   for (int d = arguments.batch_dims - 1; d >= 0; --d) {
     outer = d > 0 ? rest / arguments.batch_sizes[d] : int64_t{0};
-    place.batch[d] = rest - outer * arguments.batch_sizes[d];
+    const int64_t coordinate = rest - outer * arguments.batch_sizes[d];
     rest = outer;
+    place.weight += coordinate * arguments.weight.batch[d];
+    place.value += coordinate * arguments.value.batch[d];
+    place.initial += coordinate * arguments.initial.batch[d];
+    place.result += coordinate * arguments.result.batch[d];
   }
   return place;
 }
@@ -112,10 +116,11 @@ class Tile {
     }
   }
 
-  // Begins to copy the rows of the tile to a buffer.
-  __device__ void begin_load(const View<const T, int64_t>& view, const TilePlace& place,
-                             int buffer) const {
-    const T* source = first(view, place);
+  // Begins to copy the rows of the tile to a buffer; the batch item begins `offset` elements behind
+  // the view's first.
+  __device__ void begin_load(const View<const T, int64_t>& view, int64_t offset,
+                             const TilePlace& place, int buffer) const {
+    const T* source = view.data + offset;
     for (int i = threadIdx.x; i < arguments_.rows * arguments_.lanes; i += blockDim.x) {
       const int row = i >> arguments_.lane_bits, lane = i & (arguments_.lanes - 1);
       const int64_t channel = (place.vector + lane) * kLaneChannels<T>;
@@ -130,8 +135,9 @@ class Tile {
   }
 
   // Writes the rows of the tile, without its halos, from a buffer.
-  __device__ void store(const View<T, int64_t>& view, const TilePlace& place, int buffer) const {
-    T* target = first(view, place);
+  __device__ void store(const View<T, int64_t>& view, int64_t offset, const TilePlace& place,
+                        int buffer) const {
+    T* target = view.data + offset;
     const int64_t left = arguments_.ring - place.begin;
     const int rows = left < arguments_.tile ? static_cast<int>(left) : arguments_.tile;
     for (int i = threadIdx.x; i < rows * arguments_.lanes; i += blockDim.x) {
@@ -158,7 +164,7 @@ class Tile {
     const int pieces = bytes > 0 ? count * static_cast<int>(sizeof(T)) / bytes : count;
     int bits = 0;  // a power of two of threads for each row: divisions cost more than idle threads
     while (1 << bits < pieces) ++bits;
-    const T* source = first(arguments_.weight, place) + turn.first * arguments_.weight_factor;
+    const T* source = arguments_.weight.data + place.weight + turn.first * arguments_.weight_factor;
     const int left = arguments_.rows - begin;
     const int rows = left < arguments_.stage_rows ? left : arguments_.stage_rows;
     for (int i = threadIdx.x; i < rows << bits; i += blockDim.x) {
@@ -184,13 +190,6 @@ class Tile {
     const TileMemory& memory = arguments_.memory;
     return reinterpret_cast<int32_t*>(shared_ + 2 * memory.state + memory.values +
                                       2 * memory.stage);
-  }
-
-  template <typename U>
-  PARAMIXER_INLINE U* first(const View<U, int64_t>& view, const TilePlace& place) const {
-    int64_t offset = 0;
-    for (int d = 0; d < arguments_.batch_dims; ++d) offset += place.batch[d] * view.batch[d];
-    return view.data + offset;
   }
 
   // A lane of elements that lie `stride` apart; beyond the last channel it is filled with zeros.

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "arguments.h"
-#include "chain_options.h"
+#include "tile_plan.h"
 #include "core/chain_plan.h"
 #include "core/problem.h"
 #include "launch_shape.h"

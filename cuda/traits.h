@@ -42,7 +42,7 @@ struct TileTraits {
   // rows of the first factor and reads 6 rows of the tile more than that.
   static constexpr int kSegment = 8;
   // Rows per thread whose weights are staged together, where a sweep has one factor.
-  static constexpr int kRowsPerStage = 2;
+  static constexpr int kRowsPerStage = 1;
   // Of a launch; its offsets travel in the kernel's parameters.
   static constexpr int kMostFactors = 16;
   static constexpr int kMostOffsets = 256;

@@ -15,6 +15,11 @@
 
 namespace paramixer::cuda {
 
+// The ways to run a sweep: a single product, or tiles on chip.
+enum class Way { kProduct, kTiles };
+
+constexpr Way way_of(const Sweep& sweep) { return sweep.tile > 0 ? Way::kTiles : Way::kProduct; }
+
 constexpr int element_bytes(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
 }
