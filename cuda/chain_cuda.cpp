@@ -24,17 +24,20 @@
 namespace paramixer::cuda {
 namespace {
 
-struct PlanKey {
-  DType dtype;
-  Residual residual;
-  int64_t length;
-  int64_t channels;
-  int factors;
-  std::vector<int64_t> offsets;
-  std::vector<int64_t> cuts;
-
-  auto operator<=>(const PlanKey&) const = default;
-};
+std::shared_ptr<const ChainPlan> find_plan(Direction direction, const at::Tensor& weight,
+                                           const at::Tensor& value, at::IntArrayRef offsets,
+                                           Residual residual, at::IntArrayRef cuts) {
+  static PlanCache<ChainShape> plans;
+  const ChainShape shape = {direction,
+                            ops::dtype_of(value),
+                            residual,
+                            value.size(-2),
+                            value.size(-1),
+                            static_cast<int>(weight.size(-2)),
+                            offsets.vec(),
+                            cuts.vec()};
+  return plans.find(shape, plan_for_cuda);
+}
 
 // A forward call and its plan; the state goes from sweep to sweep.
 class Chain {
@@ -45,8 +48,7 @@ class Chain {
         value_(value),
         offsets_(offsets),
         residual_(residual),
-        plan_(find_plan({ops::dtype_of(value), residual, weight.size(-3), value.size(-1),
-                         static_cast<int>(weight.size(-2)), offsets.vec(), cuts.vec()})) {}
+        plan_(find_plan(Direction::kForward, weight, value, offsets, residual, cuts)) {}
 
   bool has_tiles() const {
     return std::any_of(plan_->sweeps.begin(), plan_->sweeps.end(),
@@ -64,14 +66,6 @@ class Chain {
   }
 
  private:
-  static std::shared_ptr<const ChainPlan> find_plan(const PlanKey& key) {
-    static PlanCache<PlanKey> plans;
-    return plans.find(key, [](const PlanKey& key) {
-      return plan_for_cuda(key.dtype, key.residual, key.length, key.channels, key.factors,
-                           key.offsets, key.cuts);
-    });
-  }
-
   // Where each sweep writes. The last one writes the result, those before a cut a state that is
   // kept. Any other writes what the next one writes too, if that can work in place, and else the
   // result or one temporary in turns.

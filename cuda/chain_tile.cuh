@@ -23,11 +23,14 @@
 
 namespace paramixer::cuda {
 
+// Buffers of a tile: the rows before and behind a turn in turns, and V_0.
+inline constexpr int kInitialBuffer = 2;
+
 // What the residual adds to a row: nothing, the row before the factor, or V_0.
 template <Residual kResidual, typename T>
 PARAMIXER_INLINE Sums<T> residual_of(const Tile<T>& tile, const Sums<T>& own, int row, int lane) {
   if constexpr (kResidual == Residual::kPrevious) return own;
-  if constexpr (kResidual == Residual::kInitial) return tile.load(2, row, lane);
+  if constexpr (kResidual == Residual::kInitial) return tile.load(kInitialBuffer, row, lane);
   return Sums<T>{};
 }
 
@@ -124,7 +127,8 @@ __device__ __forceinline__ void apply_pair(const TileArguments<T>& arguments, co
 // One factor of any links over the rows from `begin` on whose weights are staged.
 template <Residual kResidual, typename T>
 __device__ __forceinline__ void apply_links(const TileArguments<T>& arguments, const Tile<T>& tile,
-                                            const Turn& turn, int begin, int from, int stage) {
+                                            const Turn& turn, int begin, int from, int to,
+                                            int stage) {
   constexpr int kGroup = kLaneChannels<T>;  // of links, whose weights are one access
   const int32_t* offsets = arguments.offset + turn.first * arguments.links;
   const int left = arguments.rows - begin;
@@ -143,7 +147,7 @@ __device__ __forceinline__ void apply_links(const TileArguments<T>& arguments, c
         multiply_add<T>(widen(group.element[l]), tile.load(from, other, lane), sums);
       }
     }
-    tile.at(1 - from, row, lane) = narrow_lane<T>(sums);
+    tile.at(to, row, lane) = narrow_lane<T>(sums);
   }
 }
 
@@ -153,7 +157,7 @@ __device__ __forceinline__ void apply_turn(const TileArguments<T>& arguments, co
   if (turn.factors == 2) {
     apply_pair<kResidual>(arguments, tile, turn, from, stage);
   } else {
-    apply_links<kResidual>(arguments, tile, turn, begin, from, stage);
+    apply_links<kResidual>(arguments, tile, turn, begin, from, 1 - from, stage);
   }
 }
 
@@ -165,7 +169,7 @@ __device__ __forceinline__ void sweep_tile(const TileArguments<T>& arguments, co
   __syncthreads();
   tile.begin_load(arguments.value, place.value, place, 0);
   if (kResidual == Residual::kInitial) {
-    tile.begin_load(arguments.initial, place.initial, place, 2);
+    tile.begin_load(arguments.grad, place.grad, place, kInitialBuffer);
   }
   tile.begin_stage(place, arguments.turn[0], 0, 0);
   ptx::cp_async_commit_group();

@@ -1,7 +1,7 @@
 // Choose the variant, fill its arguments, launch it.
 #pragma once
 
-#include "chain_tile.cuh"
+#include "chain_tile_backward.cuh"
 #include "kernels.cuh"
 #include "launch_dtype.h"
 
@@ -19,10 +19,11 @@ cudaError_t launch(Kernel kernel, const Problem& problem, cudaStream_t stream) {
 }
 
 template <typename T>
-cudaError_t launch_tile(const ChainProblem& chain, const Sweep& sweep, cudaStream_t stream) {
-  const TileShape shape = tile_shape(sizeof(T), chain, sweep);
-  auto arguments = make_tile_arguments<T>(chain, sweep, shape);
-  const auto* function = reinterpret_cast<const void*>(&chain_tile_kernel<T>);
+cudaError_t launch_tile(Direction direction, const ChainProblem& chain, const Sweep& sweep,
+                        cudaStream_t stream) {
+  const TileShape shape = tile_shape(direction, sizeof(T), chain, sweep);
+  auto arguments = make_tile_arguments<T>(direction, chain, sweep, shape);
+  const auto* function = reinterpret_cast<const void*>(find_tile_kernel<T>(direction));
   const auto shared_bytes = static_cast<size_t>(shape.memory.total());
   const cudaError_t error = cudaFuncSetAttribute(
       function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));

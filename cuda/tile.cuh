@@ -52,7 +52,9 @@ struct TilePlace {
   int64_t vector;    // the first access of a row in its group of channels
   int64_t ring_row;  // row of the batch item where the ring begins
   int64_t begin;     // of the tile on its ring; its halo lies before that
-  int64_t weight, value, initial, result;
+  int64_t weight, value, grad, result;
+  int64_t group;  // of channels
+  int64_t batch_row;  // the first row of the batch item among those of all
 };
 
 // Neighbouring blocks take the groups of channels of the same rows, whose weights they share in L2,
@@ -61,18 +63,20 @@ template <typename T>
 PARAMIXER_INLINE TilePlace place_tile(const TileArguments<T>& arguments, int64_t tile) {
   TilePlace place{};
   int64_t rest = tile / arguments.groups;
-  place.vector = (tile - rest * arguments.groups) * arguments.lanes;
+  place.group = tile - rest * arguments.groups;
+  place.vector = place.group * arguments.lanes;
   int64_t outer = rest / arguments.classes;
   place.ring_row = rest - outer * arguments.classes;
   rest = outer / arguments.tiles_of_ring;
   place.begin = (outer - rest * arguments.tiles_of_ring) * arguments.tile;
+  place.batch_row = rest * arguments.length;
   for (int d = arguments.batch_dims - 1; d >= 0; --d) {
     outer = d > 0 ? rest / arguments.batch_sizes[d] : int64_t{0};
     const int64_t coordinate = rest - outer * arguments.batch_sizes[d];
     rest = outer;
     place.weight += coordinate * arguments.weight.batch[d];
     place.value += coordinate * arguments.value.batch[d];
-    place.initial += coordinate * arguments.initial.batch[d];
+    place.grad += coordinate * arguments.grad.batch[d];
     place.result += coordinate * arguments.result.batch[d];
   }
   return place;
@@ -85,10 +89,10 @@ class Tile {
   __device__ Tile(const TileArguments<T>& arguments, unsigned char* shared)
       : arguments_(arguments), shared_(shared) {}
 
-  // ---- Rows on chip. `buffer` 0 and 1 are the rows before and behind a turn, 2 is V_0.
+  // ---- Rows on chip, in buffers of all rows
 
   PARAMIXER_INLINE Vector16& at(int buffer, int row, int lane) const {
-    auto* rows = reinterpret_cast<Vector16*>(shared_ + buffer * arguments_.memory.state);
+    auto* rows = reinterpret_cast<Vector16*>(shared_ + buffer * arguments_.memory.buffer);
     return rows[slot(row, lane)];
   }
 
@@ -99,8 +103,17 @@ class Tile {
   // The weights of a row of the stage, 16-byte aligned.
   PARAMIXER_INLINE T* weights(int stage, int stage_row) const {
     const TileMemory& memory = arguments_.memory;
-    unsigned char* begin = shared_ + 2 * memory.state + memory.values + stage * memory.stage;
+    unsigned char* begin = shared_ + memory.buffers * memory.buffer + stage * memory.stage;
     return reinterpret_cast<T*>(begin) + stage_row * arguments_.weight_row;
+  }
+
+  // Where a row of the tile lies among the rows of its batch item.
+  PARAMIXER_INLINE int32_t row_of(int row) const { return table()[row]; }
+
+  // Rows that are the tile's own; the ring may end within it. They begin behind the halo.
+  PARAMIXER_INLINE int own_rows(const TilePlace& place) const {
+    const int64_t left = arguments_.ring - place.begin;
+    return left < arguments_.tile ? static_cast<int>(left) : arguments_.tile;
   }
 
   // ---- Copies. All threads of the block call these.
@@ -138,9 +151,7 @@ class Tile {
   __device__ void store(const View<T, int64_t>& view, int64_t offset, const TilePlace& place,
                         int buffer) const {
     T* target = view.data + offset;
-    const int64_t left = arguments_.ring - place.begin;
-    const int rows = left < arguments_.tile ? static_cast<int>(left) : arguments_.tile;
-    for (int i = threadIdx.x; i < rows * arguments_.lanes; i += blockDim.x) {
+    for (int i = threadIdx.x; i < own_rows(place) * arguments_.lanes; i += blockDim.x) {
       const int row = (i >> arguments_.lane_bits) + arguments_.halo;
       const int lane = i & (arguments_.lanes - 1);
       const int64_t channel = (place.vector + lane) * kLaneChannels<T>;
@@ -188,8 +199,7 @@ class Tile {
 
   PARAMIXER_INLINE int32_t* table() const {
     const TileMemory& memory = arguments_.memory;
-    return reinterpret_cast<int32_t*>(shared_ + 2 * memory.state + memory.values +
-                                      2 * memory.stage);
+    return reinterpret_cast<int32_t*>(shared_ + memory.buffers * memory.buffer + 2 * memory.stage);
   }
 
   // A lane of elements that lie `stride` apart; beyond the last channel it is filled with zeros.

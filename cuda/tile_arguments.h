@@ -56,14 +56,17 @@ struct TileArguments {
   int32_t stage_rows;
   int32_t weight_row;  // elements of a stage per row
   int32_t turns;
+  int32_t factors;
   Residual residual;
   bool vectors;
   TileMemory memory;
   View<const T, int64_t> weight;  // of the sweep's first factor
   int64_t weight_factor;
   View<const T, int64_t> value;
-  View<const T, int64_t> initial;  // V_0
+  View<const T, int64_t> grad;  // backward; forward V_0, where it is added
   View<T, int64_t> result;
+  float* dots;         // (groups, B, N, factors, K)
+  int64_t dots_group;  // B N factors K
   Turn turn[TileTraits::kMostFactors];
   int32_t offset[TileTraits::kMostOffsets];  // K a factor, in [0, rows): a tile wraps around
 };
@@ -116,8 +119,9 @@ inline int weight_bytes(const ChainProblem& chain, int bytes, int first, const T
   return 0;
 }
 
-// The turns of a sweep: pairs where two factors form one.
-inline std::vector<Turn> make_turns(const ChainProblem& chain, const Sweep& sweep, int bytes) {
+// The turns of a sweep: forward, pairs where two factors form one.
+inline std::vector<Turn> make_turns(Direction direction, const ChainProblem& chain,
+                                    const Sweep& sweep, int bytes) {
   const int links = chain.problem.links;
   const int64_t rows = tile_rows(sweep);
   std::vector<Turn> turns;
@@ -128,7 +132,7 @@ inline std::vector<Turn> make_turns(const ChainProblem& chain, const Sweep& swee
     const auto along = along_tile(sweep, factor, links);
     const int64_t distance = paramixer::detail::shortest_link(along, rows);
     const auto columns = pair_columns(sweep, factor, links, distance);
-    if (!columns.empty() && rows > 1) {
+    if (direction == Direction::kForward && !columns.empty() && rows > 1) {
       turn.factors = 2;
       std::copy(columns.begin(), columns.end(), turn.column);
       turn.distance = static_cast<int32_t>(distance);
@@ -145,15 +149,17 @@ inline std::vector<Turn> make_turns(const ChainProblem& chain, const Sweep& swee
 }  // namespace detail
 
 // `bytes` is the size of one element.
-inline TileShape tile_shape(int bytes, const ChainProblem& chain, const Sweep& sweep,
-                            const LaunchLimits& limits = {}) {
+inline TileShape tile_shape(Direction direction, int bytes, const ChainProblem& chain,
+                            const Sweep& sweep, const LaunchLimits& limits = {}) {
   const Problem& problem = chain.problem;
   const int64_t rows = detail::tile_rows(sweep);
   TileShape shape;
   shape.lanes = static_cast<int>(sweep.channels * bytes / Traits::kVectorBytes);
-  shape.memory = tile_memory(rows, shape.lanes, problem.links, bytes, chain.residual);
+  shape.memory = tile_memory(
+      {direction, chain.residual, problem.links, bytes, shape.lanes, sweep.factors}, rows);
   // Short rings keep as many threads busy as they have work for.
-  const int64_t work = detail::ceil_div(rows, problem.links == 3 ? TileTraits::kSegment / 2 : 1);
+  const bool pairs = direction == Direction::kForward && problem.links == 3;
+  const int64_t work = detail::ceil_div(rows, pairs ? TileTraits::kSegment / 2 : 1);
   shape.threads = static_cast<int>(std::min<int64_t>(
       detail::round_up(work * shape.lanes, Traits::kWarp), TileTraits::kThreads));
   shape.tiles = batch_count(problem) * sweep.classes * detail::ceil_div(sweep.ring, sweep.tile) *
@@ -169,10 +175,11 @@ inline TileShape tile_shape(int bytes, const ChainProblem& chain, const Sweep& s
   return shape;
 }
 
-// Where the residual is the chain's value, problem.grad holds it.
+// Forward, where the residual is the chain's value, problem.grad holds it. Backward, problem.dots
+// is contiguous, (groups, B, N, factors, K) in float32.
 template <typename T>
-TileArguments<T> make_tile_arguments(const ChainProblem& chain, const Sweep& sweep,
-                                     const TileShape& shape) {
+TileArguments<T> make_tile_arguments(Direction direction, const ChainProblem& chain,
+                                     const Sweep& sweep, const TileShape& shape) {
   const Problem& problem = chain.problem;
   TileArguments<T> arguments{};
   arguments.tiles = shape.tiles;
@@ -200,9 +207,12 @@ TileArguments<T> make_tile_arguments(const ChainProblem& chain, const Sweep& swe
   arguments.weight.data += sweep.first * chain.weight_factor;
   arguments.weight_factor = chain.weight_factor;
   arguments.value = make_view<const T, int64_t>(problem.value);
-  arguments.initial = make_view<const T, int64_t>(problem.grad);
+  arguments.grad = make_view<const T, int64_t>(problem.grad);
   arguments.result = make_view<T, int64_t>(problem.result);
-  const auto turns = detail::make_turns(chain, sweep, sizeof(T));
+  arguments.factors = sweep.factors;
+  arguments.dots = static_cast<float*>(problem.dots.data);
+  arguments.dots_group = batch_count(problem) * problem.length * sweep.factors * problem.links;
+  const auto turns = detail::make_turns(direction, chain, sweep, sizeof(T));
   arguments.turns = static_cast<int32_t>(turns.size());
   std::copy(turns.begin(), turns.end(), arguments.turn);
   for (int factor = 0; factor < sweep.factors; ++factor) {

@@ -63,6 +63,7 @@ class ChainInstance {
     problem_.batch_sizes[0] = 2;
     problem_.batch_sizes[1] = two ? 3 : 0;
     value_ = make(c.channels, true);
+    grad_ = make(c.channels, true);
     for (Buffer* state : {&result_, &other_}) *state = make(c.channels, false);
     make_weights();
   }
@@ -84,13 +85,28 @@ class ChainInstance {
     return chain;
   }
 
-  void poison() {
-    for (Buffer* state : {&result_, &other_}) fill_with_nan(state->storage);
+  // The backward pass of one sweep, from the chain's value and any gradient.
+  ChainProblem backward_problem(const Sweep& sweep) {
+    ChainProblem chain = problem(true, true);
+    chain.problem.grad = grad_.operand;
+    groups_ = (case_.channels + sweep.channels - 1) / sweep.channels;
+    dots_.assign(groups_ * batches() * case_.length * sweep.factors * problem_.links, NAN);
+    chain.problem.dots.data = dots_.data();
+    return chain;
   }
 
+  void poison() {
+    for (Buffer* state : {&result_, &other_}) fill_with_nan(state->storage);
+    std::fill(dots_.begin(), dots_.end(), NAN);
+  }
+
+  // Everything that was written, with its surroundings.
   std::vector<unsigned char> bytes() const {
-    const auto* begin = reinterpret_cast<const unsigned char*>(result_.storage.data());
-    return {begin, begin + result_.storage.size() * sizeof(T)};
+    const size_t result_bytes = result_.storage.size() * sizeof(T);
+    std::vector<unsigned char> bytes(result_bytes + dots_.size() * sizeof(float));
+    std::memcpy(bytes.data(), result_.storage.data(), result_bytes);
+    std::memcpy(bytes.data() + result_bytes, dots_.data(), dots_.size() * sizeof(float));
+    return bytes;
   }
 
   // Adds the residual to a product of factor `factor`, as the sequence of single products does.
@@ -107,25 +123,24 @@ class ChainInstance {
   // The result against the definition. A rounding error of one state reaches the result no larger
   // than the sum of all terms' magnitudes.
   void check() const {
-    std::vector<double> state = values(value_), magnitude = state;
-    for (double& m : magnitude) m = std::abs(m);
-    const std::vector<double> initial = state, initial_magnitude = magnitude;
-    for (int m = 0; m < factors_; ++m) {
-      state = apply(m, state, initial, false);
-      magnitude = apply(m, magnitude, initial_magnitude, true);
+    Numbers state = numbers(value_);
+    const Numbers initial = state;
+    for (int m = 0; m < factors_; ++m) state = apply(m, state, initial);
+    check_result(state, factors_);
+  }
+
+  // Both gradients of a sweep against their definition; the dots summed over groups of channels.
+  void check_backward(const Sweep& sweep) const {
+    std::vector<Numbers> states = {numbers(value_)};
+    for (int f = 0; f + 1 < sweep.factors; ++f) {
+      states.push_back(apply(sweep.first + f, states.back(), states[0]));
     }
-    const double roundings = factors_ * (epsilon<T>() / 2 + (problem_.links + 2) *
-                                                                epsilon<Accumulate<T>>());
-    int64_t e = 0;
-    for_each_element([&](int64_t b, int64_t i, int64_t c) {
-      const double actual = widen(element(result_.operand, b, i, c));
-      const double bound = 1.05 * roundings * magnitude[e] + std::ldexp(factors_, -24);
-      ASSERT_LE(std::abs(actual - state[e]), bound)
-          << describe(case_) << ": result[" << b << ", " << i << ", " << c << "] is " << actual
-          << ", expected " << state[e];
-      ++e;
-    });
-    check_surroundings();
+    Numbers grad = numbers(grad_);
+    for (int f = sweep.factors - 1; f >= 0; --f) {
+      ASSERT_NO_FATAL_FAILURE(check_dots(sweep, f, grad, states[f]));
+      grad = apply_transpose(sweep.first + f, grad);
+    }
+    check_result(grad, sweep.factors);
   }
 
  private:
@@ -133,6 +148,62 @@ class ChainInstance {
     Storage<T> storage;
     Operand operand;
   };
+
+  // Exact values, and the sums of their terms' magnitudes.
+  struct Numbers {
+    std::vector<double> value;
+    std::vector<double> magnitude;
+  };
+
+  double rounding(int factors) const {
+    return 1.05 * factors *
+           (epsilon<T>() / 2 + (problem_.links + 2) * epsilon<Accumulate<T>>());
+  }
+
+  void check_result(const Numbers& expected, int factors) const {
+    int64_t e = 0;
+    for_each_element([&](int64_t b, int64_t i, int64_t c) {
+      const double actual = widen(element(result_.operand, b, i, c));
+      const double bound = rounding(factors) * expected.magnitude[e] + std::ldexp(factors, -24);
+      ASSERT_LE(std::abs(actual - expected.value[e]), bound)
+          << describe(case_) << ": result[" << b << ", " << i << ", " << c << "] is " << actual
+          << ", expected " << expected.value[e];
+      ++e;
+    });
+    check_surroundings();
+  }
+
+  void check_dots(const Sweep& sweep, int factor, const Numbers& grad, const Numbers& state) const {
+    const int64_t length = case_.length, channels = case_.channels, links = problem_.links;
+    const int64_t per_group = batches() * length * sweep.factors * links;
+    for (int64_t row = 0; row < batches() * length; ++row) {
+      for (int64_t k = 0; k < links; ++k) {
+        const int64_t other = neighbour(row, offset(sweep.first + factor, k));
+        double expected = 0, magnitude = 0, actual = 0;
+        for (int64_t c = 0; c < channels; ++c) {
+          expected += grad.value[row * channels + c] * state.value[other * channels + c];
+          magnitude += grad.magnitude[row * channels + c] * state.magnitude[other * channels + c];
+        }
+        for (int64_t g = 0; g < groups_; ++g) {
+          actual += dots_[g * per_group + (row * sweep.factors + factor) * links + k];
+        }
+        const double bound = (rounding(sweep.factors) + channels * epsilon<float>()) * magnitude;
+        ASSERT_LE(std::abs(actual - expected), bound + std::ldexp(sweep.factors, -20))
+            << describe(case_) << ": dots of row " << row << ", factor " << factor << ", link " << k
+            << " are " << actual << ", expected " << expected;
+      }
+    }
+  }
+
+  int64_t offset(int m, int64_t k) const {
+    return reduce_offset(case_.protocol.offsets[m * problem_.links + k], case_.length);
+  }
+
+  // The row of the batch that lies `offset` positions further on the ring.
+  int64_t neighbour(int64_t row, int64_t offset) const {
+    const int64_t i = row % case_.length;
+    return row - i + (i + offset) % case_.length;
+  }
 
   static void fill_with_nan(Storage<T>& storage) {
     std::memset(static_cast<void*>(storage.data()), 0xff, storage.size() * sizeof(T));
@@ -228,34 +299,55 @@ class ChainInstance {
                                                  k * weight_.operand.column];
   }
 
-  std::vector<double> values(const Buffer& buffer) const {
-    std::vector<double> list;
+  Numbers numbers(const Buffer& buffer) const {
+    Numbers list;
     for_each_element([&](int64_t b, int64_t i, int64_t c) {
-      list.push_back(widen(element(buffer.operand, b, i, c)));
+      list.value.push_back(widen(element(buffer.operand, b, i, c)));
+      list.magnitude.push_back(std::abs(list.value.back()));
     });
     return list;
   }
 
-  std::vector<double> apply(int m, const std::vector<double>& state,
-                            const std::vector<double>& initial, bool magnitudes) const {
-    const int64_t length = problem_.length, channels = problem_.channels;
-    std::vector<double> next(state.size());
-    if (case_.residual == Residual::kPrevious) next = state;
-    if (case_.residual == Residual::kInitial) next = initial;
-    for (int64_t b = 0; b < batches(); ++b) {
-      for (int64_t i = 0; i < length; ++i) {
-        for (int k = 0; k < problem_.links; ++k) {
-          const double factor = widen(weight(b, i, m, k));
-          const int64_t offset =
-              reduce_offset(case_.protocol.offsets[m * problem_.links + k], length);
-          const double* from = &state[(b * length + (i + offset) % length) * channels];
-          double* to = &next[(b * length + i) * channels];
-          for (int64_t c = 0; c < channels; ++c) {
-            to[c] += (magnitudes ? std::abs(factor) : factor) * from[c];
-          }
-        }
+  // Adds factor * from[from_row] to to[to_row], all channels.
+  void add_row(double factor, const Numbers& from, int64_t from_row, Numbers& to,
+               int64_t to_row) const {
+    for (int64_t c = 0; c < case_.channels; ++c) {
+      const int64_t source = from_row * case_.channels + c, target = to_row * case_.channels + c;
+      to.value[target] += factor * from.value[source];
+      to.magnitude[target] += std::abs(factor) * from.magnitude[source];
+    }
+  }
+
+  static Numbers zeros(const Numbers& like) {
+    return {std::vector<double>(like.value.size()), std::vector<double>(like.value.size())};
+  }
+
+  // Calls body(weight, row, its neighbour) for every link of factor m.
+  template <typename Body>
+  void for_each_link(int m, const Body& body) const {
+    for (int64_t row = 0; row < batches() * case_.length; ++row) {
+      for (int64_t k = 0; k < problem_.links; ++k) {
+        body(widen(weight(row / case_.length, row % case_.length, m, k)), row,
+             neighbour(row, offset(m, k)));
       }
     }
+  }
+
+  Numbers apply(int m, const Numbers& state, const Numbers& initial) const {
+    Numbers next = case_.residual == Residual::kPrevious  ? state
+                   : case_.residual == Residual::kInitial ? initial
+                                                          : zeros(state);
+    for_each_link(m, [&](double factor, int64_t row, int64_t other) {
+      add_row(factor, state, other, next, row);
+    });
+    return next;
+  }
+
+  Numbers apply_transpose(int m, const Numbers& grad) const {
+    Numbers next = case_.residual == Residual::kPrevious ? grad : zeros(grad);
+    for_each_link(m, [&](double factor, int64_t row, int64_t other) {
+      add_row(factor, grad, row, next, other);
+    });
     return next;
   }
 
@@ -278,8 +370,10 @@ class ChainInstance {
   std::mt19937 random_;
   std::normal_distribution<double> normal_;
   Problem problem_;
-  Buffer value_, result_, other_, weight_;
+  Buffer value_, grad_, result_, other_, weight_;
   int64_t weight_factor_ = 0;
+  std::vector<float> dots_;
+  int64_t groups_ = 0;
 };
 
 using TileDTypes = ::testing::Types<float, BFloat16, Float16>;

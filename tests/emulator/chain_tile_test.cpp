@@ -8,27 +8,28 @@
 #include "simt.h"
 // The kernels need the words of CUDA that simt.h defines.
 #include "chain_instance.h"
-#include "chain_tile.cuh"
+#include "chain_tile_backward.cuh"
 #include "kernels.cuh"
 
 namespace paramixer::testing {
 namespace {
 
 using cuda::LaunchLimits;
+constexpr cuda::Direction kForward = cuda::Direction::kForward;
 using Bytes = std::vector<unsigned char>;
 
 template <typename T>
-void emulate_tiles(const ChainProblem& chain, const Sweep& sweep, simt::Order order,
-                   const LaunchLimits& limits) {
-  const cuda::TileShape shape = cuda::tile_shape(sizeof(T), chain, sweep, limits);
+void emulate_tiles(cuda::Direction direction, const ChainProblem& chain, const Sweep& sweep,
+                   simt::Order order, const LaunchLimits& limits) {
+  const cuda::TileShape shape = cuda::tile_shape(direction, sizeof(T), chain, sweep, limits);
   ASSERT_LE(shape.memory.total(), cuda::TileTraits::kSharedBytes);
-  const auto arguments = cuda::make_tile_arguments<T>(chain, sweep, shape);
-  simt::launch({.name = "chain_tile",
+  const auto arguments = cuda::make_tile_arguments<T>(direction, chain, sweep, shape);
+  simt::launch({.name = direction == kForward ? "chain_tile" : "chain_tile_backward",
                 .grid = {static_cast<unsigned>(shape.blocks)},
                 .block = {static_cast<unsigned>(shape.threads)},
                 .shared_bytes = static_cast<size_t>(shape.memory.total()),
                 .order = order},
-               [&] { cuda::chain_tile_kernel<T>(arguments); });
+               [&] { cuda::find_tile_kernel<T>(direction)(arguments); });
 }
 
 template <typename T>
@@ -60,11 +61,21 @@ Bytes emulate(ChainInstance<T>& instance, const ChainPlan& plan, simt::Order ord
   for (size_t s = 0; s < count; ++s) {
     const ChainProblem chain = instance.problem(s == 0, (count - s) % 2 == 1);
     if (plan.sweeps[s].tile > 0) {
-      emulate_tiles<T>(chain, plan.sweeps[s], order, limits);
+      emulate_tiles<T>(kForward, chain, plan.sweeps[s], order, limits);
     } else {
       emulate_product(instance, chain, plan.sweeps[s], order);
     }
   }
+  return instance.bytes();
+}
+
+// One sweep backward.
+template <typename T>
+Bytes emulate_backward(ChainInstance<T>& instance, const Sweep& sweep, simt::Order order,
+                       const LaunchLimits& limits = {}) {
+  const ChainProblem chain = instance.backward_problem(sweep);
+  instance.poison();
+  emulate_tiles<T>(cuda::Direction::kBackward, chain, sweep, order, limits);
   return instance.bytes();
 }
 
@@ -83,18 +94,37 @@ class ChainTileTest : public ::testing::Test {
         << "scalar accesses";
   }
 
+  static void run_backward(const ChainCase& c, const ChainPlan& plan, bool every_order = true) {
+    SCOPED_TRACE(describe(c));
+    ChainInstance<T> instance(c);
+    for (const Sweep& sweep : plan.sweeps) {
+      if (sweep.tile == 0) continue;
+      SCOPED_TRACE("from factor " + std::to_string(sweep.first));
+      const Bytes bytes = emulate_backward(instance, sweep, simt::Order::kForward);
+      ASSERT_NO_FATAL_FAILURE(instance.check_backward(sweep));
+      if (!every_order) continue;
+      EXPECT_TRUE(bytes == emulate_backward(instance, sweep, simt::Order::kReverse));
+      EXPECT_TRUE(bytes ==
+                  emulate_backward(instance, sweep, simt::Order::kRandom, {.max_blocks = 2}));
+      EXPECT_TRUE(bytes ==
+                  emulate_backward(instance, sweep, simt::Order::kForward, {.vector_bytes = 1}))
+          << "scalar accesses";
+    }
+  }
+
   // With tiles of so few rows that small rings have many.
-  static ChainPlan small_tiles(const ChainCase& c, int64_t rows, int lanes) {
+  static ChainPlan small_tiles(const ChainCase& c, int64_t rows, int lanes,
+                               int factors = cuda::TileTraits::kMostFactors) {
     return plan_tiles(c.length, factor_count(c.protocol), c.protocol.offsets, {},
                       {.rows = rows,
                        .channels = static_cast<int64_t>(lanes * 16 / sizeof(T)),
-                       .factors = cuda::TileTraits::kMostFactors,
+                       .factors = factors,
                        .product_cost = 1e6});
   }
 
-  static ChainPlan own_plan(const ChainCase& c) {
-    return cuda::plan_for_cuda(kDType<T>, c.residual, c.length, c.channels,
-                               factor_count(c.protocol), c.protocol.offsets, {});
+  static ChainPlan own_plan(const ChainCase& c, cuda::Direction direction = kForward) {
+    return cuda::plan_for_cuda({direction, kDType<T>, c.residual, c.length, c.channels,
+                                factor_count(c.protocol), c.protocol.offsets, {}});
   }
 };
 
@@ -120,6 +150,22 @@ TYPED_TEST(ChainTileTest, SmallTiles) {
   EXPECT_GT(pieces, 10);
 }
 
+TYPED_TEST(ChainTileTest, SmallTilesBackward) {
+  int turn = 0, pieces = 0;
+  for (const int64_t length : {1, 2, 3, 8, 17, 64, 100}) {
+    const int factors = static_cast<int>(default_factors(length)) + 1;
+    for (const Protocol& protocol : protocols(length, factors)) {
+      const ChainCase c = {length, std::vector<int64_t>{1, 8, 20, 33}[turn % 4], protocol,
+                           Residual(turn % 2), ChainLayout(turn % kChainLayoutCount)};
+      ++turn;
+      const ChainPlan plan = this->small_tiles(c, turn % 2 ? 40 : 64, 1 << turn % 3, 3);
+      for (const Sweep& sweep : plan.sweeps) pieces += sweep.tile > 0 && sweep.tile < sweep.ring;
+      ASSERT_NO_FATAL_FAILURE(this->run_backward(c, plan));
+    }
+  }
+  EXPECT_GT(pieces, 10);
+}
+
 TYPED_TEST(ChainTileTest, EveryLayoutWithEveryResidual) {
   for (int layout = 0; layout < kChainLayoutCount; ++layout) {
     for (const Residual residual : {Residual::kNone, Residual::kPrevious, Residual::kInitial}) {
@@ -127,6 +173,8 @@ TYPED_TEST(ChainTileTest, EveryLayoutWithEveryResidual) {
         const Protocol protocol = make_protocol("cdil", cdil(48, 6, links));
         const ChainCase c = {48, 32, protocol, residual, ChainLayout(layout)};
         ASSERT_NO_FATAL_FAILURE(this->run(c, this->small_tiles(c, 40, 2)));
+        if (residual == Residual::kInitial) continue;
+        ASSERT_NO_FATAL_FAILURE(this->run_backward(c, this->small_tiles(c, 40, 2, 2)));
       }
     }
   }
@@ -146,12 +194,16 @@ TYPED_TEST(ChainTileTest, PlansOfTheCudaKey) {
       const ChainPlan plan = this->own_plan(c);
       ASSERT_LE(plan.sweeps.size(), 6);
       ASSERT_NO_FATAL_FAILURE(this->run(c, plan, false));
+      if (length > 1024) continue;  // the emulator's time
+      const ChainPlan backward = this->own_plan(c, cuda::Direction::kBackward);
+      EXPECT_GT(backward.sweeps[0].tile, 0);
+      ASSERT_NO_FATAL_FAILURE(this->run_backward(c, backward, false));
     }
   }
 }
 
 TYPED_TEST(ChainTileTest, ChordOnAShortRingIsOneLaunch) {
-  for (const int64_t length : {509, 1024}) {
+  for (const int64_t length : {509, 1024, 2000}) {
     const ChainCase c = {length, 20, make_protocol("chord", chord(length)), Residual::kPrevious,
                          ChainLayout::kContiguous};
     const ChainPlan plan = this->own_plan(c);
