@@ -160,6 +160,30 @@ inline std::vector<TileKind> tile_kinds(const ChainShape& chain) {
 
 }  // namespace detail
 
+// Where a sweep writes: the chain's result, a tensor of the call's own, or a state that is kept.
+enum class Target { kResult, kTemporary, kKept };
+
+// Targets of the sweeps of a forward plan. The last one writes the result, those before a cut the
+// next state that is kept. Any other writes what the next one writes too, if that works in place,
+// as whole rings do, and else the result and the temporary in turns.
+inline std::vector<Target> choose_targets(const ChainPlan& plan, std::span<const int64_t> cuts) {
+  const std::vector<Sweep>& sweeps = plan.sweeps;
+  std::vector<Target> targets(sweeps.size(), Target::kResult);
+  for (size_t s = sweeps.size() - 1; s-- > 0;) {
+    const Sweep& next = sweeps[s + 1];
+    const bool in_place = next.tile == next.ring;
+    if (std::find(cuts.begin(), cuts.end(), next.first) != cuts.end()) {
+      targets[s] = Target::kKept;
+    } else if (targets[s + 1] != Target::kKept && in_place) {
+      targets[s] = targets[s + 1];
+    } else {
+      targets[s] =
+          targets[s + 1] == Target::kResult ? Target::kTemporary : Target::kResult;
+    }
+  }
+  return targets;
+}
+
 // The cheapest plan over all kinds of tiles; where there are none, single products.
 inline ChainPlan plan_for_cuda(const ChainShape& chain) {
   ChainPlan best = plan_tiles(chain.length, chain.factors, chain.offsets, chain.cuts, {});

@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <deque>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "chain_cases.h"
@@ -64,21 +66,31 @@ class ChainInstance {
     problem_.batch_sizes[1] = two ? 3 : 0;
     value_ = make(c.channels, true);
     grad_ = make(c.channels, true);
-    for (Buffer* state : {&result_, &other_}) *state = make(c.channels, false);
+    for (Buffer* state : {&result_, &temporary_}) *state = make(c.channels, false);
     make_weights();
+  }
+
+  const Operand& value() const { return value_.operand; }
+  const Operand& result() const { return result_.operand; }
+  const Operand& temporary() const { return temporary_.operand; }
+  // The state after `factors` factors, which check() compares too.
+  const Operand& kept(int factors) {
+    for (const auto& [count, buffer] : kept_) {
+      if (count == factors) return buffer.operand;
+    }
+    return kept_.emplace_back(factors, make(case_.channels, false)).second.operand;
   }
 
   const ChainCase& chain_case() const { return case_; }
   int factors() const { return factors_; }
 
-  // From V_0 (or from what a sweep has written) to one of two outputs.
-  ChainProblem problem(bool from_value, bool to_result) {
+  ChainProblem problem(const Operand& from, const Operand& to) const {
     ChainProblem chain;
     chain.problem = problem_;
     chain.problem.weight = weight_.operand;
-    chain.problem.value = from_value ? value_.operand : to_result ? other_.operand : result_.operand;
+    chain.problem.value = from;
     chain.problem.grad = value_.operand;
-    chain.problem.result = to_result ? result_.operand : other_.operand;
+    chain.problem.result = to;
     chain.weight_factor = weight_factor_;
     chain.factors = factors_;
     chain.residual = case_.residual;
@@ -87,7 +99,7 @@ class ChainInstance {
 
   // The backward pass of one sweep, from the chain's value and any gradient.
   ChainProblem backward_problem(const Sweep& sweep) {
-    ChainProblem chain = problem(true, true);
+    ChainProblem chain = problem(value_.operand, result_.operand);
     chain.problem.grad = grad_.operand;
     groups_ = (case_.channels + sweep.channels - 1) / sweep.channels;
     dots_.assign(groups_ * batches() * case_.length * sweep.factors * problem_.links, NAN);
@@ -96,7 +108,7 @@ class ChainInstance {
   }
 
   void poison() {
-    for (Buffer* state : {&result_, &other_}) fill_with_nan(state->storage);
+    for (Buffer* state : {&result_, &temporary_}) fill_with_nan(state->storage);
     std::fill(dots_.begin(), dots_.end(), NAN);
   }
 
@@ -125,8 +137,14 @@ class ChainInstance {
   void check() const {
     Numbers state = numbers(value_);
     const Numbers initial = state;
-    for (int m = 0; m < factors_; ++m) state = apply(m, state, initial);
-    check_result(state, factors_);
+    for (int m = 0; m < factors_; ++m) {
+      for (const auto& [count, buffer] : kept_) {
+        if (count == m) check_state(buffer, state, m);
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+      state = apply(m, state, initial);
+    }
+    check_state(result_, state, factors_);
   }
 
   // Both gradients of a sweep against their definition; the dots summed over groups of channels.
@@ -140,7 +158,7 @@ class ChainInstance {
       ASSERT_NO_FATAL_FAILURE(check_dots(sweep, f, grad, states[f]));
       grad = apply_transpose(sweep.first + f, grad);
     }
-    check_result(grad, sweep.factors);
+    check_state(result_, grad, sweep.factors);
   }
 
  private:
@@ -155,22 +173,22 @@ class ChainInstance {
     std::vector<double> magnitude;
   };
 
+  // A single product and its residual round twice.
   double rounding(int factors) const {
-    return 1.05 * factors *
-           (epsilon<T>() / 2 + (problem_.links + 2) * epsilon<Accumulate<T>>());
+    return 1.05 * factors * (epsilon<T>() + (problem_.links + 2) * epsilon<Accumulate<T>>());
   }
 
-  void check_result(const Numbers& expected, int factors) const {
+  void check_state(const Buffer& buffer, const Numbers& expected, int factors) const {
     int64_t e = 0;
     for_each_element([&](int64_t b, int64_t i, int64_t c) {
-      const double actual = widen(element(result_.operand, b, i, c));
+      const double actual = widen(element(buffer.operand, b, i, c));
       const double bound = rounding(factors) * expected.magnitude[e] + std::ldexp(factors, -24);
       ASSERT_LE(std::abs(actual - expected.value[e]), bound)
-          << describe(case_) << ": result[" << b << ", " << i << ", " << c << "] is " << actual
-          << ", expected " << expected.value[e];
+          << describe(case_) << ": [" << b << ", " << i << ", " << c << "] after " << factors
+          << " factors is " << actual << ", expected " << expected.value[e];
       ++e;
     });
-    check_surroundings();
+    check_surroundings(buffer);
   }
 
   void check_dots(const Sweep& sweep, int factor, const Numbers& grad, const Numbers& state) const {
@@ -351,14 +369,14 @@ class ChainInstance {
     return next;
   }
 
-  // Nothing but the result itself was written.
-  void check_surroundings() const {
-    std::vector<bool> inside(result_.storage.size());
+  // Nothing but the operand itself was written.
+  void check_surroundings(const Buffer& buffer) const {
+    std::vector<bool> inside(buffer.storage.size());
     for_each_element([&](int64_t b, int64_t i, int64_t c) {
-      inside[&element(result_.operand, b, i, c) - result_.storage.data()] = true;
+      inside[&element(buffer.operand, b, i, c) - buffer.storage.data()] = true;
     });
     for (size_t e = 0; e < inside.size(); ++e) {
-      const auto* byte = reinterpret_cast<const unsigned char*>(&result_.storage[e]);
+      const auto* byte = reinterpret_cast<const unsigned char*>(&buffer.storage[e]);
       ASSERT_TRUE(inside[e] ||
                   std::all_of(byte, byte + sizeof(T), [](unsigned char b) { return b == 0xff; }))
           << describe(case_) << ": element " << e << " beside the result was written";
@@ -370,7 +388,8 @@ class ChainInstance {
   std::mt19937 random_;
   std::normal_distribution<double> normal_;
   Problem problem_;
-  Buffer value_, grad_, result_, other_, weight_;
+  Buffer value_, grad_, result_, temporary_, weight_;
+  std::deque<std::pair<int, Buffer>> kept_;
   int64_t weight_factor_ = 0;
   std::vector<float> dots_;
   int64_t groups_ = 0;
