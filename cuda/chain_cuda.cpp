@@ -1,5 +1,5 @@
-// The CUDA key of mix_chain: a chain is planned in tiles, and each sweep of the plan is one launch on
-// the current stream (backward also the sum of its dots over groups of channels). How many there
+// The CUDA key of mix_chain: a chain is planned in tiles, and each sweep of the plan is one launch
+// on the current stream (backward also the sum of its dots over groups of channels). How many there
 // are depends on the plan and never on the batch.
 
 #include <ATen/TensorOperators.h>
@@ -31,14 +31,10 @@ std::shared_ptr<const ChainPlan> find_plan(Direction direction, const at::Tensor
                                            const at::Tensor& value, at::IntArrayRef offsets,
                                            Residual residual, at::IntArrayRef cuts) {
   static PlanCache<ChainShape> plans;
-  const ChainShape shape = {direction,
-                            ops::dtype_of(value),
-                            residual,
-                            value.size(-2),
-                            value.size(-1),
-                            static_cast<int>(weight.size(-2)),
-                            offsets.vec(),
-                            cuts.vec()};
+  const ChainShape shape = {direction,      ops::dtype_of(value),
+                            residual,       value.size(-2),
+                            value.size(-1), static_cast<int>(weight.size(-2)),
+                            offsets.vec(),  cuts.vec()};
   return plans.find(shape, plan_for_cuda);
 }
 
@@ -114,7 +110,8 @@ class Forward {
   }
 
   void run_product(const Sweep& sweep, const at::Tensor& from, const at::Tensor& to) const {
-    at::Tensor mixed = paramixer::mix(factors_.weight(sweep.first), from, factors_.offsets(sweep.first));
+    at::Tensor mixed =
+        paramixer::mix(factors_.weight(sweep.first), from, factors_.offsets(sweep.first));
     if (factors_.residual == Residual::kPrevious) mixed.add_(from);
     if (factors_.residual == Residual::kInitial) mixed.add_(value_);
     to.copy_(mixed);
@@ -211,8 +208,8 @@ class Backward {
 
   at::Tensor run_product(const Sweep& sweep, const at::Tensor& value,
                          const at::Tensor& grad) const {
-    auto [dots, result] = ops::mix_backward(grad, factors_.weight(sweep.first), value,
-                                       factors_.offsets(sweep.first));
+    auto [dots, result] =
+        ops::mix_backward(grad, factors_.weight(sweep.first), value, factors_.offsets(sweep.first));
     d_weight_.select(-2, sweep.first).copy_(dots);
     if (factors_.residual == Residual::kPrevious) result.add_(grad);
     return result;
@@ -230,8 +227,8 @@ class Backward {
         factors_.offsets(0), ops::ChannelStride::kAny);
     ChainProblem chain = factors_.problem(prepared);
     chain.problem.dots.data = dots.mutable_data_ptr();
-    C10_CUDA_CHECK(chain_tile_backward(prepared.dtype(), chain, sweep,
-                                       c10::cuda::getCurrentCUDAStream()));
+    C10_CUDA_CHECK(
+        chain_tile_backward(prepared.dtype(), chain, sweep, c10::cuda::getCurrentCUDAStream()));
     d_weight_.narrow(-2, sweep.first, sweep.factors).copy_(dots.sum(0));
     return result;
   }

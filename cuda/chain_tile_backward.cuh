@@ -7,14 +7,14 @@
 // A block takes one tile: `rows` rows of one ring at 64 bytes of channels (fewer where long tiles
 // pay more). It computes the rows before every factor again and keeps them in shared memory, then
 // goes back from factor to factor with two buffers of gradients, while the next weights are on
-// their way. Links wrap around the tile as they do forward; what a row of the tile's own needs, both
-// ways, lies within the halo. The lanes of a row add their products in a butterfly of shuffles and
-// write the sums of the block's channels in float32; the host adds the groups of channels, in their
-// order, so that nothing depends on the order of blocks.
+// their way. Links wrap around the tile as they do forward; what a row of the tile's own needs,
+// both ways, lies within the halo. The lanes of a row add their products in a butterfly of shuffles
+// and write the sums of the block's channels in float32; the host adds the groups of channels, in
+// their order, so that nothing depends on the order of blocks.
 //
 // Bytes per row and group of c channels, s being the size of T: device memory reads
-// 2 c s (1 + 2 halo / tile) and twice M' K s of W for M' factors, writes c s and 4 M' K of dots, and
-// the host's sum reads those again. Shared memory, per factor: K c s read and c s written three
+// 2 c s (1 + 2 halo / tile) and twice M' K s of W for M' factors, writes c s and 4 M' K of dots,
+// and the host's sum reads those again. Shared memory, per factor: K c s read and c s written three
 // times over (states, dots, gradient). Bound: multiply-adds and shared memory, not the device's.
 #pragma once
 

@@ -53,7 +53,7 @@ struct TilePlace {
   int64_t ring_row;  // row of the batch item where the ring begins
   int64_t begin;     // of the tile on its ring; its halo lies before that
   int64_t weight, value, grad, result;
-  int64_t group;  // of channels
+  int64_t group;      // of channels
   int64_t batch_row;  // the first row of the batch item among those of all
 };
 

@@ -9,17 +9,17 @@
 #include <vector>
 
 #include "arguments.h"
-#include "tile_plan.h"
 #include "core/chain_plan.h"
 #include "core/problem.h"
 #include "launch_shape.h"
+#include "tile_plan.h"
 
 namespace paramixer::cuda {
 
 // One walk over the rows of a tile, with one factor or with two that go through registers together.
 struct Turn {
-  int8_t first;    // factor, counted within the sweep
-  int8_t factors;  // 2: links 0, distance, -distance and then 0, 2 distance, -2 distance
+  int8_t first;         // factor, counted within the sweep
+  int8_t factors;       // 2: links 0, distance, -distance and then 0, 2 distance, -2 distance
   int8_t column[6];     // where the weights of those links are
   int8_t weight_bytes;  // of one asynchronous copy of weights; 0: one element at a time
   int8_t segment;       // rows that a thread takes, at most kSegment
@@ -38,13 +38,13 @@ struct TileShape {
 template <typename T>
 struct TileArguments {
   int64_t tiles;
-  int64_t length;         // N
-  int64_t step;           // the rows of a ring lie so far apart, modulo N
-  int64_t classes;        // rings
-  int64_t ring;           // rows of a ring
+  int64_t length;   // N
+  int64_t step;     // the rows of a ring lie so far apart, modulo N
+  int64_t classes;  // rings
+  int64_t ring;     // rows of a ring
   int64_t tiles_of_ring;
-  int64_t groups;         // of channels
-  int64_t channels;       // D
+  int64_t groups;    // of channels
+  int64_t channels;  // D
   int64_t batch_sizes[kMaxBatchDims];
   int32_t batch_dims;
   int32_t links;
@@ -94,7 +94,8 @@ inline std::vector<int> pair_columns(const Sweep& sweep, int factor, int links, 
   if (links != 3 || factor + 1 >= sweep.factors) return columns;
   const int64_t rows = tile_rows(sweep);
   if (!paramixer::detail::find_columns(along_tile(sweep, factor, links), distance, rows, columns) ||
-      !paramixer::detail::find_columns(along_tile(sweep, factor + 1, links), 2 * distance, rows, columns)) {
+      !paramixer::detail::find_columns(along_tile(sweep, factor + 1, links), 2 * distance, rows,
+                                       columns)) {
     columns.clear();
   }
   return columns;
@@ -134,10 +135,10 @@ inline std::vector<Turn> make_turns(Direction direction, const ChainProblem& cha
     const auto columns = pair_columns(sweep, factor, links, distance);
     if (direction == Direction::kForward && !columns.empty() && rows > 1) {
       turn.factors = 2;
-      std::copy(columns.begin(), columns.end(), turn.column);
+      for (int k = 0; k < 6; ++k) turn.column[k] = static_cast<int8_t>(columns[k]);
       turn.distance = static_cast<int32_t>(distance);
-      turn.segment = static_cast<int8_t>(
-          std::clamp<int64_t>(rows / distance, 1, TileTraits::kSegment));
+      turn.segment =
+          static_cast<int8_t>(std::clamp<int64_t>(rows / distance, 1, TileTraits::kSegment));
     }
     turn.weight_bytes = static_cast<int8_t>(weight_bytes(chain, bytes, sweep.first, turn));
     factor += turn.factors;
@@ -160,8 +161,8 @@ inline TileShape tile_shape(Direction direction, int bytes, const ChainProblem& 
   // Short rings keep as many threads busy as they have work for.
   const bool pairs = direction == Direction::kForward && problem.links == 3;
   const int64_t work = detail::ceil_div(rows, pairs ? TileTraits::kSegment / 2 : 1);
-  shape.threads = static_cast<int>(std::min<int64_t>(
-      detail::round_up(work * shape.lanes, Traits::kWarp), TileTraits::kThreads));
+  shape.threads = static_cast<int>(
+      std::min<int64_t>(detail::round_up(work * shape.lanes, Traits::kWarp), TileTraits::kThreads));
   shape.tiles = batch_count(problem) * sweep.classes * detail::ceil_div(sweep.ring, sweep.tile) *
                 detail::ceil_div(problem.channels, sweep.channels);
   shape.blocks = std::min(shape.tiles, limits.max_blocks);
@@ -169,8 +170,7 @@ inline TileShape tile_shape(Direction direction, int bytes, const ChainProblem& 
   shape.vectors = limits.vector_bytes == Traits::kVectorBytes && problem.channels % width == 0;
   for (const Operand* operand : {&problem.value, &problem.result, &problem.grad}) {
     if (operand->data == nullptr) continue;
-    shape.vectors =
-        shape.vectors && detail::rows_are_aligned(problem, *operand, width, bytes);
+    shape.vectors = shape.vectors && detail::rows_are_aligned(problem, *operand, width, bytes);
   }
   return shape;
 }

@@ -39,8 +39,8 @@ struct TileKind {
   Direction direction;
   Residual residual;
   int links;
-  int bytes;  // of an element
-  int lanes;  // 16-byte accesses of a row
+  int bytes;        // of an element
+  int lanes;        // 16-byte accesses of a row
   int factors = 1;  // that backward goes through
 };
 
@@ -48,8 +48,8 @@ struct TileKind {
 struct TileMemory {
   int64_t buffer;  // all rows once
   int64_t buffers;
-  int64_t stage;  // weights, and again the weights that are on their way
-  int64_t table;  // where every row lies in memory
+  int64_t stage;       // weights, and again the weights that are on their way
+  int64_t table;       // where every row lies in memory
   int64_t weight_row;  // of a row's weights in a stage
   int64_t stage_rows;
 
@@ -177,8 +177,7 @@ inline std::vector<Target> choose_targets(const ChainPlan& plan, std::span<const
     } else if (targets[s + 1] != Target::kKept && in_place) {
       targets[s] = targets[s + 1];
     } else {
-      targets[s] =
-          targets[s + 1] == Target::kResult ? Target::kTemporary : Target::kResult;
+      targets[s] = targets[s + 1] == Target::kResult ? Target::kTemporary : Target::kResult;
     }
   }
   return targets;

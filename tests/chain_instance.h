@@ -46,9 +46,8 @@ struct ChainCase {
 
 inline std::string describe(const ChainCase& c) {
   return "N=" + std::to_string(c.length) + " D=" + std::to_string(c.channels) + " " +
-         std::to_string(factor_count(c.protocol)) + " factors, " + c.protocol.name +
-         ", residual " + name_of(c.residual) + ", layout " +
-         std::to_string(static_cast<int>(c.layout));
+         std::to_string(factor_count(c.protocol)) + " factors, " + c.protocol.name + ", residual " +
+         name_of(c.residual) + ", layout " + std::to_string(static_cast<int>(c.layout));
 }
 
 // Operands of a chain: (B, N, D) and weights (B, N, M, K). What surrounds them is NaN.
@@ -242,8 +241,8 @@ class ChainInstance {
   }
 
   T& element(const Operand& operand, int64_t b, int64_t i, int64_t c) const {
-    return static_cast<T*>(operand.data)[batch_offset(problem_, operand, b) + i * operand.row +
-                                         c * operand.column];
+    return static_cast<T*>(
+        operand.data)[batch_offset(problem_, operand, b) + i * operand.row + c * operand.column];
   }
 
   void set_batches(Operand& operand, int64_t one) {
@@ -312,9 +311,9 @@ class ChainInstance {
   }
 
   T& weight(int64_t b, int64_t i, int m, int64_t k) const {
-    return static_cast<T*>(weight_.operand.data)[batch_offset(problem_, weight_.operand, b) +
-                                                 i * weight_.operand.row + m * weight_factor_ +
-                                                 k * weight_.operand.column];
+    return static_cast<T*>(
+        weight_.operand.data)[batch_offset(problem_, weight_.operand, b) + i * weight_.operand.row +
+                              m * weight_factor_ + k * weight_.operand.column];
   }
 
   Numbers numbers(const Buffer& buffer) const {

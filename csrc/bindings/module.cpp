@@ -32,12 +32,11 @@ std::vector<paramixer::Sweep> cuda_chain_sweeps(int64_t length, int64_t channels
                                                 const std::vector<int64_t>& offsets, int residual,
                                                 int dtype) {
   const int factors = static_cast<int>(offsets.size()) / links;
-  auto sweeps =
-      paramixer::cuda::plan_for_cuda({paramixer::cuda::Direction::kForward,
-                                      static_cast<paramixer::DType>(dtype),
-                                      static_cast<paramixer::Residual>(residual), length, channels,
-                                      factors, offsets, /*cuts=*/{}})
-          .sweeps;
+  auto sweeps = paramixer::cuda::plan_for_cuda({paramixer::cuda::Direction::kForward,
+                                                static_cast<paramixer::DType>(dtype),
+                                                static_cast<paramixer::Residual>(residual), length,
+                                                channels, factors, offsets, /*cuts=*/{}})
+                    .sweeps;
   for (auto& sweep : sweeps) sweep.offsets = nullptr;
   return sweeps;
 }

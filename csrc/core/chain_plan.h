@@ -230,8 +230,7 @@ inline std::optional<ChainPlan> plan_tile(int64_t length, int factors, int64_t s
     if (sweep.tile < 1) return std::nullopt;
   }
   const double redundancy = static_cast<double>(rows) / static_cast<double>(sweep.tile);
-  plan.cost =
-      options.move_cost + redundancy * (options.move_cost + factors * options.factor_cost);
+  plan.cost = options.move_cost + redundancy * (options.move_cost + factors * options.factor_cost);
   return plan;
 }
 

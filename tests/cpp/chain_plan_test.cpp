@@ -293,43 +293,43 @@ ChainPlan plan_in_tiles(int64_t length, const Protocol& protocol, const TileOpti
 }
 
 TEST(TilePlan, GivesTheChain) {
-  for_each_tile_plan([](int64_t length, const Protocol& protocol, const auto& cuts,
-                        const TileOptions& options) {
-    const Chain chain(length, protocol, true);
-    const ChainPlan plan = plan_in_tiles(length, protocol, options, cuts);
-    const Interpreter interpreter(chain, plan);
-    const auto expected = chain.result();
-    for (int64_t i = 0; i < length; ++i) {
-      const Row& row = interpreter.result()[i];
-      ASSERT_TRUE(row.known && row.value == expected[i]) << "row " << i;
-    }
-  });
+  for_each_tile_plan(
+      [](int64_t length, const Protocol& protocol, const auto& cuts, const TileOptions& options) {
+        const Chain chain(length, protocol, true);
+        const ChainPlan plan = plan_in_tiles(length, protocol, options, cuts);
+        const Interpreter interpreter(chain, plan);
+        const auto expected = chain.result();
+        for (int64_t i = 0; i < length; ++i) {
+          const Row& row = interpreter.result()[i];
+          ASSERT_TRUE(row.known && row.value == expected[i]) << "row " << i;
+        }
+      });
 }
 
 // What the kernels take for granted.
 TEST(TilePlan, HasEveryFactorOnceAndEndsAtCuts) {
-  for_each_tile_plan([](int64_t length, const Protocol& protocol, const auto& cuts,
-                        const TileOptions& options) {
-    const ChainPlan plan = plan_in_tiles(length, protocol, options, cuts);
-    std::vector<int64_t> ends;
-    int next = 0;
-    for (const Sweep& sweep : plan.sweeps) {
-      ASSERT_EQ(sweep.first, next);
-      ends.push_back(next += sweep.factors);
-      if (sweep.tile == 0) {
-        ASSERT_EQ(sweep.factors, 1);
-        continue;
-      }
-      ASSERT_LE(sweep.factors, options.factors);
-      ASSERT_EQ(sweep.classes * sweep.ring, length);
-      ASSERT_EQ(sweep.tile + 2 * sweep.halo, std::min(sweep.ring, options.rows));
-    }
-    ASSERT_EQ(next, testing::factor_count(protocol));
-    for (const int64_t cut : cuts) {
-      if (cut > next) continue;
-      ASSERT_TRUE(std::find(ends.begin(), ends.end(), cut) != ends.end()) << cut;
-    }
-  });
+  for_each_tile_plan(
+      [](int64_t length, const Protocol& protocol, const auto& cuts, const TileOptions& options) {
+        const ChainPlan plan = plan_in_tiles(length, protocol, options, cuts);
+        std::vector<int64_t> ends;
+        int next = 0;
+        for (const Sweep& sweep : plan.sweeps) {
+          ASSERT_EQ(sweep.first, next);
+          ends.push_back(next += sweep.factors);
+          if (sweep.tile == 0) {
+            ASSERT_EQ(sweep.factors, 1);
+            continue;
+          }
+          ASSERT_LE(sweep.factors, options.factors);
+          ASSERT_EQ(sweep.classes * sweep.ring, length);
+          ASSERT_EQ(sweep.tile + 2 * sweep.halo, std::min(sweep.ring, options.rows));
+        }
+        ASSERT_EQ(next, testing::factor_count(protocol));
+        for (const int64_t cut : cuts) {
+          if (cut > next) continue;
+          ASSERT_TRUE(std::find(ends.begin(), ends.end(), cut) != ends.end()) << cut;
+        }
+      });
 }
 
 // The short links of the first factors go with a halo, the others within their class.

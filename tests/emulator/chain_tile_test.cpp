@@ -69,9 +69,10 @@ Bytes emulate(ChainInstance<T>& instance, const ChainPlan& plan, const std::vect
   Operand state = instance.value();
   for (size_t s = 0; s < targets.size(); ++s) {
     const Sweep& sweep = plan.sweeps[s];
-    const Operand target = targets[s] == cuda::Target::kResult      ? instance.result()
-                           : targets[s] == cuda::Target::kTemporary ? instance.temporary()
-                                                    : instance.kept(sweep.first + sweep.factors);
+    const Operand target = targets[s] == cuda::Target::kResult ? instance.result()
+                           : targets[s] == cuda::Target::kTemporary
+                               ? instance.temporary()
+                               : instance.kept(sweep.first + sweep.factors);
     const ChainProblem chain = instance.problem(state, target);
     if (cuda::way_of(sweep) == cuda::Way::kTiles) {
       emulate_tiles<T>(kForward, chain, sweep, order, limits);
@@ -101,8 +102,8 @@ std::vector<int64_t> lengths() {
 template <typename T>
 class ChainTileTest : public ::testing::Test {
  protected:
-  static void run(const ChainCase& c, const ChainPlan& plan,
-                  const std::vector<int64_t>& cuts = {}, bool every_order = true) {
+  static void run(const ChainCase& c, const ChainPlan& plan, const std::vector<int64_t>& cuts = {},
+                  bool every_order = true) {
     SCOPED_TRACE(describe(c));
     ChainInstance<T> instance(c);
     const Bytes bytes = emulate(instance, plan, cuts, simt::Order::kForward);
@@ -144,8 +145,14 @@ class ChainTileTest : public ::testing::Test {
   }
 
   static ChainPlan own_plan(const ChainCase& c, cuda::Direction direction = kForward) {
-    return cuda::plan_for_cuda({direction, kDType<T>, c.residual, c.length, c.channels,
-                                factor_count(c.protocol), c.protocol.offsets, {}});
+    return cuda::plan_for_cuda({direction,
+                                kDType<T>,
+                                c.residual,
+                                c.length,
+                                c.channels,
+                                factor_count(c.protocol),
+                                c.protocol.offsets,
+                                {}});
   }
 };
 

@@ -92,9 +92,7 @@ def test_short_rings_on_cuda_take_few_launches(length, dtype, residual):
 )
 def test_chains_that_are_single_products_on_cuda(length, offsets, dtype):
     lines = sweeps(info.plan(length, 64, offsets, dtype=dtype, device="cuda"))
-    expected = [
-        f"launch {m + 1}: factor {m} as a product of its own" for m in range(len(offsets))
-    ]
+    expected = [f"launch {m + 1}: factor {m} as a product of its own" for m in range(len(offsets))]
     assert lines == expected
 
 
