@@ -113,10 +113,13 @@ class ChainInstance {
 
   // Everything that was written, with its surroundings.
   std::vector<unsigned char> bytes() const {
-    const size_t result_bytes = result_.storage.size() * sizeof(T);
-    std::vector<unsigned char> bytes(result_bytes + dots_.size() * sizeof(float));
-    std::memcpy(bytes.data(), result_.storage.data(), result_bytes);
-    std::memcpy(bytes.data() + result_bytes, dots_.data(), dots_.size() * sizeof(float));
+    std::vector<unsigned char> bytes;
+    const auto append = [&](const auto& list) {
+      const auto* begin = reinterpret_cast<const unsigned char*>(list.data());
+      bytes.insert(bytes.end(), begin, begin + list.size() * sizeof(list[0]));
+    };
+    append(result_.storage);
+    append(dots_);
     return bytes;
   }
 
