@@ -60,27 +60,25 @@ PARAMIXER_INLINE PairWeights<T> load_pair_weights(const T* weights) {
 }
 
 // Rows start, start + d, .. of one lane through both factors of a pair; `count` of them are wanted.
-// At step i the row d further comes from the tile, the first factor makes row i - 2 of the segment
-// and the second row i - 4, each from the rows in registers. Unrolled, all indices are constants.
+// At step i row i - 1 of the segment comes from the tile, the first factor makes row i - 2 and the
+// second row i - 4, each from rows in registers. Unrolled, all indices are constants.
 template <Residual kResidual, typename T>
 PARAMIXER_INLINE void walk_pair(const Tile<T>& tile, int rows, int distance, int start, int count,
                                 int lane, int from, int stage) {
   constexpr int kSteps = TileTraits::kSegment + 4;
-  const auto ahead_of = [&](int row) { return wrap(row + distance, rows); };
-  const int back = wrap(start + rows - distance, rows);
-  const int back2 = wrap(back + rows - distance, rows);
   Sums<T> input[3], middle[5];
   Accumulate<T> second[3][3];
-  int ahead = wrap(back2 + rows - distance, rows);
-  input[0] = tile.load(from, ahead, lane);
-  ahead = back2;
-  input[1] = tile.load(from, ahead, lane);
-  int row = back2, target = start;
+  int place[4];  // where row i - 1 of the segment lies in the tile, and the three before it
+  const int back = wrap(start + rows - distance, rows);
+  place[3] = wrap(back + rows - distance, rows);
+  input[0] = tile.load(from, wrap(place[3] + rows - distance, rows), lane);
+  input[1] = tile.load(from, place[3], lane);
   PARAMIXER_UNROLL
   for (int i = 0; i < kSteps; ++i) {
     if (i >= count + 4) break;
-    ahead = ahead_of(ahead);
-    input[(i + 2) % 3] = tile.load(from, ahead, lane);
+    const int row = place[(i + 3) % 4];
+    place[i % 4] = wrap(row + distance, rows);
+    input[(i + 2) % 3] = tile.load(from, place[i % 4], lane);
     const PairWeights<T> weights = load_pair_weights(tile.weights(stage, row));
     PARAMIXER_UNROLL
     for (int k = 0; k < 3; ++k) second[i % 3][k] = weights.second[k];
@@ -91,15 +89,14 @@ PARAMIXER_INLINE void walk_pair(const Tile<T>& tile, int rows, int distance, int
     multiply_add<T>(weights.first[2], input[i % 3], sums);
     middle[i % 5] = sums;
     if (i >= 4) {
+      const int target = place[(i + 1) % 4];
       const Sums<T>& center = middle[(i - 2) % 5];
       sums = residual_of<kResidual>(tile, center, target, lane);
       multiply_add<T>(second[(i - 2) % 3][0], center, sums);
       multiply_add<T>(second[(i - 2) % 3][1], middle[i % 5], sums);
       multiply_add<T>(second[(i - 2) % 3][2], middle[(i - 4) % 5], sums);
       tile.at(1 - from, target, lane) = narrow_lane<T>(sums);
-      target += distance;
     }
-    row = ahead_of(row);
   }
 }
 
