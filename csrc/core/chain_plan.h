@@ -243,13 +243,13 @@ inline ChainPlan plan_tiles(int64_t length, int factors, std::span<const int64_t
                             std::span<const int64_t> cuts, const TileOptions& options) {
   const size_t links = offsets.size() / factors;
   // The cheapest sweep of the factors from `first` to before `end`. A step longer than the shortest
-  // link cannot lead along it.
+  // link cannot lead along it. Of equal ones the shortest step: a tile then has the most rows.
   const auto sweep_of = [&](int first, int end) {
     const auto theirs = offsets.subspan(first * links, (end - first) * links);
     std::optional<ChainPlan> best;
-    for (const int64_t step : {detail::shortest_link(theirs, length), int64_t{1}}) {
+    for (int64_t step = detail::shortest_link(theirs, length); step > 0; step /= 2) {
       auto plan = detail::plan_tile(length, end - first, step, theirs, options);
-      if (plan && (!best || plan->cost < best->cost)) best = std::move(plan);
+      if (plan && (!best || plan->cost <= best->cost)) best = std::move(plan);
     }
     if (end - first == 1 && (!best || options.product_cost < best->cost)) {
       best.emplace();

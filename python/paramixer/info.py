@@ -94,8 +94,8 @@ def plan(
     Returns:
         One line for each sweep or launch. Backward makes those of the CPU twice: first to compute
         the states inside the chain again, then in reverse order for the gradients. On a GPU a
-        training pass ends launches where it saves states (`save="boundaries"`), and backward takes
-        factor by factor.
+        training pass also ends launches where it saves states (`save="boundaries"`), and backward
+        has shorter ones of its own.
 
     Raises:
         ValueError: a size, a residual, a device or a number of offsets out of its range.

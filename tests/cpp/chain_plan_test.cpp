@@ -343,6 +343,12 @@ TEST(TilePlan, OfCdilOverAPowerOfTwoEndsInWholeClasses) {
   EXPECT_EQ(plan.sweeps[1].factors, 9);
   EXPECT_EQ(plan.sweeps[1].classes, 32);
   EXPECT_EQ(plan.sweeps[1].tile, plan.sweeps[1].ring);
+  // The last factors alone would do with smaller rings, but a block has room for more.
+  const std::vector<int64_t> cuts = {10};
+  EXPECT_EQ(plan_in_tiles(16384, protocol, {.rows = 512, .factors = 16, .factor_cost = 0.1}, cuts)
+                .sweeps.back()
+                .ring,
+            512);
 }
 
 // What the kernels take for granted.
