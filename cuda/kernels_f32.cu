@@ -3,5 +3,7 @@
 namespace paramixer::cuda {
 
 template cudaError_t launch<float>(Kernel kernel, const Problem& problem, cudaStream_t stream);
+template cudaError_t launch_tile<float>(Direction direction, const ChainProblem& chain,
+                                        const Sweep& sweep, cudaStream_t stream);
 
 }  // namespace paramixer::cuda

@@ -5,10 +5,14 @@
 
 #include "core/problem.h"
 #include "launch_shape.h"
+#include "tile_plan.h"
 
 namespace paramixer::cuda {
 
 template <typename T>
 cudaError_t launch(Kernel kernel, const Problem& problem, cudaStream_t stream);
+template <typename T>
+cudaError_t launch_tile(Direction direction, const ChainProblem& chain, const Sweep& sweep,
+                        cudaStream_t stream);
 
 }  // namespace paramixer::cuda

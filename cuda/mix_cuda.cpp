@@ -6,7 +6,6 @@
 #include <torch/library.h>
 
 #include "launch.h"
-#include "ops/chain_sequence.h"
 #include "ops/prepare.h"
 #include "ops/rotate_tracks.h"
 
@@ -74,9 +73,6 @@ TORCH_LIBRARY_IMPL(paramixer, CUDA, m) {
   m.impl("mix_transpose", &mix_transpose_key);
   m.impl("link_dot", &link_dot_key);
   m.impl("mix_backward", &mix_backward_key);
-  m.impl("mix_chain", &ops::mix_chain_sequence);
-  m.impl("mix_chain_forward", &ops::mix_chain_forward_sequence);
-  m.impl("mix_chain_backward", &ops::mix_chain_backward_sequence);
   m.impl("rotate_tracks", &rotate_tracks_key);
 }
 

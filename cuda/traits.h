@@ -28,6 +28,33 @@ struct Traits {
       std::numeric_limits<int32_t>::max() - kMaxBlocks * kThreads;
 };
 
+// Of the kernels that take a tile of rows through several factors of a chain.
+struct TileTraits {
+  static constexpr int kThreads = 256;  // at most
+  static constexpr int kBlocksPerSM = 2;
+  // What every architecture gives a block; on those with more, further blocks hide each other's
+  // waiting.
+  static constexpr int64_t kSharedBytes = 99 * 1024;
+  // A row of a tile is one, two or four 16-byte accesses: wider rows use whole sectors and share
+  // their weights, narrower ones make longer tiles.
+  static constexpr int kMostLanes = 4;
+  // Rows of a chain of neighbours that a thread takes through two factors in registers. It makes 4
+  // rows of the first factor and reads 6 rows of the tile more than that.
+  static constexpr int kSegment = 8;
+  // Rows per thread whose weights are staged together, where a sweep has one factor.
+  static constexpr int kRowsPerStage = 1;
+  // Of a launch; its offsets travel in the kernel's parameters.
+  static constexpr int kMostFactors = 16;
+  static constexpr int kMostOffsets = 256;
+};
+
+static_assert(TileTraits::kThreads % Traits::kWarp == 0 && TileTraits::kThreads <= 1024);
+static_assert((TileTraits::kMostLanes & (TileTraits::kMostLanes - 1)) == 0);
+static_assert(TileTraits::kMostLanes * Traits::kVectorBytes <= Traits::kLineBytes,
+              "the order of a tile's rows spreads one line's worth of rows over the banks");
+static_assert(TileTraits::kSegment >= 2);
+static_assert(TileTraits::kMostOffsets >= kMaxLinks, "a launch takes at least one factor");
+
 static_assert(Traits::kThreads % Traits::kWarp == 0, "shuffles need whole warps");
 static_assert(Traits::kThreads <= 1024);
 static_assert(Traits::kLineBytes / Traits::kVectorBytes <= Traits::kWarp);

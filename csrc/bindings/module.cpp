@@ -10,6 +10,7 @@
 #include "bindings/generators.h"
 #include "cpu/chain_options.h"
 #include "paramixer/build_info.h"
+#include "tile_plan.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -24,6 +25,19 @@ std::vector<paramixer::Sweep> chain_sweeps(int64_t length, int links,
       paramixer::cpu::plan_options(static_cast<paramixer::Residual>(residual), length);
   auto sweeps = paramixer::plan_chain(length, factors, links, offsets, options).sweeps;
   for (auto& sweep : sweeps) sweep.offsets = nullptr;  // they end with the plan
+  return sweeps;
+}
+
+std::vector<paramixer::Sweep> cuda_chain_sweeps(int64_t length, int64_t channels, int links,
+                                                const std::vector<int64_t>& offsets, int residual,
+                                                int dtype) {
+  const int factors = static_cast<int>(offsets.size()) / links;
+  auto sweeps = paramixer::cuda::plan_for_cuda({paramixer::cuda::Direction::kForward,
+                                                static_cast<paramixer::DType>(dtype),
+                                                static_cast<paramixer::Residual>(residual), length,
+                                                channels, factors, offsets, /*cuts=*/{}})
+                    .sweeps;
+  for (auto& sweep : sweeps) sweep.offsets = nullptr;
   return sweeps;
 }
 
@@ -45,9 +59,14 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("step", &Sweep::step)
       .def_readonly("classes", &Sweep::classes)
       .def_readonly("ring", &Sweep::ring)
+      .def_readonly("tile", &Sweep::tile)
+      .def_readonly("halo", &Sweep::halo)
+      .def_readonly("channels", &Sweep::channels)
       .def_property_readonly("deal", [](const Sweep& sweep) { return sweep.deal.deal; });
   m.def("chain_sweeps", &chain_sweeps, "length"_a, "links"_a, "offsets"_a, "residual"_a,
         "The passes of the CPU kernels over the rows of a chain.");
+  m.def("cuda_chain_sweeps", &cuda_chain_sweeps, "length"_a, "channels"_a, "links"_a, "offsets"_a,
+        "residual"_a, "dtype"_a, "The launches of the CUDA kernels for a chain.");
   m.def("chain_group", &chain_group, "dtype"_a,
         "The most channels that the CPU kernels take through a chain together.");
 

@@ -9,13 +9,20 @@
 // through the rest of the chain alone, while it stays in a nearer and nearer cache. Where N is odd
 // there is one class, with its rows in another order.
 //
+// That is plan_chain's way, for caches. plan_tiles plans for memory that a program fills itself: a
+// sweep brings a tile of rows on chip and takes it through as many factors as pay, and rows keep
+// their order in between. A tile is a whole ring, or has rows around it (the halo) from which the
+// factors work their way inwards.
+//
 // Structure is found from the offsets alone. Factors without it (CHORD) stay on the ring they are
 // on. Torch-free, plain integers.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -27,6 +34,7 @@ namespace paramixer {
 struct ChainPlan {
   std::vector<Sweep> sweeps;
   std::vector<std::vector<int64_t>> offsets;  // what the sweeps point to
+  double cost = 0;                            // of plans in tiles, as TileOptions counts it
 };
 
 inline Deal make_deal(int64_t ring, int deal) {
@@ -164,6 +172,118 @@ inline ChainPlan plan_chain(int64_t length, int factors, int links,
     sweep.deal = make_deal(sweep.ring, m < factors ? deal_before(m, step) : 1);
     step = step * sweep.deal.deal % length;  // a multiple of N steps nowhere, as N does
     plan.sweeps.push_back(sweep);
+  }
+  return plan;
+}
+
+// What a tile may hold, and what things cost: per row, in units of moving the row once between
+// memory and chip.
+struct TileOptions {
+  int64_t rows = 0;  // of a tile with its halos; 0: no tiles
+  int64_t channels = 0;
+  int factors = 1;          // at most so many in a sweep
+  double move_cost = 1;     // of a row that goes on chip or comes back
+  double factor_cost = 0;   // of a factor times a row that is on chip
+  double product_cost = 2;  // of a factor without tiles
+};
+
+namespace detail {
+
+// The shortest distance other than 0 that a link leads, either way; 1 where all lead nowhere.
+inline int64_t shortest_link(std::span<const int64_t> offsets, int64_t length) {
+  int64_t shortest = length;
+  for (const int64_t offset : offsets) {
+    const int64_t ahead = reduce_offset(offset, length);
+    if (ahead != 0) shortest = std::min({shortest, ahead, length - ahead});
+  }
+  return shortest < length ? shortest : 1;
+}
+
+// `factors` factors in tiles along the rings of `step`: their sweep, offsets and cost, but for
+// where they begin. Nothing where a tile does not hold what their links reach.
+inline std::optional<ChainPlan> plan_tile(int64_t length, int factors, int64_t step,
+                                          std::span<const int64_t> offsets,
+                                          const TileOptions& options) {
+  const size_t links = offsets.size() / factors;
+  ChainPlan plan;
+  Sweep& sweep = plan.sweeps.emplace_back();
+  sweep.factors = factors;
+  sweep.step = step % length;
+  sweep.classes = std::gcd(length, sweep.step);
+  sweep.ring = length / sweep.classes;
+  sweep.channels = options.channels;
+  std::vector<int64_t>& along = plan.offsets.emplace_back();
+  for (int factor = 0; factor < factors; ++factor) {
+    const auto one = all_in_steps(offsets.subspan(factor * links, links), sweep.step, length);
+    if (one.empty()) return std::nullopt;
+    sweep.halo += reach(one, sweep.ring);
+    along.insert(along.end(), one.begin(), one.end());
+  }
+  sweep.offsets = along.data();
+  int64_t rows = sweep.ring;
+  if (sweep.ring <= options.rows) {
+    sweep.tile = sweep.ring;
+    sweep.halo = 0;
+  } else {
+    rows = options.rows;
+    sweep.tile = rows - 2 * sweep.halo;
+    if (sweep.tile < 1) return std::nullopt;
+  }
+  const double redundancy = static_cast<double>(rows) / static_cast<double>(sweep.tile);
+  plan.cost = options.move_cost + redundancy * (options.move_cost + factors * options.factor_cost);
+  return plan;
+}
+
+}  // namespace detail
+
+// The cheapest plan in tiles; factors that no tile holds, or that are cheaper without, are sweeps
+// of one factor with tile = 0. Sweeps end at `cuts` (ascending numbers of factors), where somebody
+// wants the state. `offsets` as in plan_chain.
+inline ChainPlan plan_tiles(int64_t length, int factors, std::span<const int64_t> offsets,
+                            std::span<const int64_t> cuts, const TileOptions& options) {
+  const size_t links = offsets.size() / factors;
+  // The cheapest sweep of the factors from `first` to before `end`. A step longer than the shortest
+  // link cannot lead along it. Of equal ones the shortest step: a tile then has the most rows.
+  const auto sweep_of = [&](int first, int end) {
+    const auto theirs = offsets.subspan(first * links, (end - first) * links);
+    std::optional<ChainPlan> best;
+    for (int64_t step = detail::shortest_link(theirs, length); step > 0; step /= 2) {
+      auto plan = detail::plan_tile(length, end - first, step, theirs, options);
+      if (plan && (!best || plan->cost <= best->cost)) best = std::move(plan);
+    }
+    if (end - first == 1 && (!best || options.product_cost < best->cost)) {
+      best.emplace();
+      best->sweeps.emplace_back().ring = length;
+      best->cost = options.product_cost;
+    }
+    if (best) best->sweeps[0].first = first;
+    return best;
+  };
+  // rest[m]: the cheapest plan of the factors from m on, as its first sweep and that one's end.
+  struct Rest {
+    ChainPlan sweep;
+    int end = 0;
+    double cost = std::numeric_limits<double>::infinity();
+  };
+  std::vector<Rest> rest(factors + 1);
+  rest[factors].cost = 0;
+  for (int m = factors - 1; m >= 0; --m) {
+    const auto cut = std::upper_bound(cuts.begin(), cuts.end(), int64_t{m});
+    int last = std::min(factors, m + options.factors);
+    if (cut != cuts.end()) last = static_cast<int>(std::min<int64_t>(last, *cut));
+    for (int end = m + 1; end <= last; ++end) {
+      auto sweep = sweep_of(m, end);
+      if (!sweep) continue;
+      const double cost = sweep->cost + rest[end].cost;
+      if (cost < rest[m].cost) rest[m] = {std::move(*sweep), end, cost};
+    }
+  }
+  ChainPlan plan;
+  plan.cost = rest[0].cost;
+  for (int m = 0; m < factors; m = rest[m].end) {
+    plan.sweeps.push_back(rest[m].sweep.sweeps[0]);
+    // Moving a vector leaves its elements in place, where the sweep points to.
+    for (auto& along : rest[m].sweep.offsets) plan.offsets.push_back(std::move(along));
   }
   return plan;
 }

@@ -58,16 +58,22 @@ struct Deal {
   int64_t start[kMost] = {};
 };
 
-// One pass over the rows of every ring of a step, with one factor or two; see core/chain_plan.h.
+// One pass over the rows of every ring of a step, with one factor or several; see
+// core/chain_plan.h.
 struct Sweep {
   int first = 0;        // the first factor, counted from 0
-  int factors = 1;      // 2: a pair, links 0, 1, -1 and then 0, 2, -2
+  int factors = 1;      // 2 without tiles: a pair, links 0, 1, -1 and then 0, 2, -2
   int columns[6] = {};  // of a pair's links in the weights of each factor
   int64_t step = 1;     // in [0, N): rows r, r + step, r + 2 step, .. (mod N) form a ring,
   int64_t classes = 1;  // for r = 0 .. classes - 1,
   int64_t ring = 0;     // of so many rows
   Deal deal;
   const int64_t* offsets = nullptr;  // K a factor, counted along the ring, in [0, ring)
+  // In plans in tiles: the rows of a ring that are written together, the rows on either side that
+  // their links reach, and the channels of a tile. tile = ring is a whole ring, which has no sides.
+  int64_t tile = 0;  // 0: no tiles
+  int64_t halo = 0;
+  int64_t channels = 0;
 };
 
 // A chain of factors. `problem` is that of the first factor, but for its offsets; weight and dots

@@ -7,13 +7,12 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <utility>
 #include <vector>
 
+#include "core/plan_cache.h"
 #include "cpu/chain_options.h"
 #include "cpu/huge_pages.h"
 #include "cpu/kernels.h"
@@ -39,19 +38,13 @@ struct PlanKey {
   auto operator<=>(const PlanKey&) const = default;
 };
 
-std::shared_ptr<const ChainPlan> find_plan(PlanKey key) {
-  constexpr size_t kMostPlans = 256;
-  static std::mutex mutex;
-  static std::map<PlanKey, std::shared_ptr<const ChainPlan>> plans;
-  const std::lock_guard<std::mutex> lock(mutex);
-  const auto known = plans.find(key);
-  if (known != plans.end()) return known->second;
-  const PlanOptions options = plan_options(key.residual, key.length);
-  const int links = static_cast<int>(key.offsets.size()) / key.factors;
-  auto plan = std::make_shared<const ChainPlan>(
-      plan_chain(key.length, key.factors, links, key.offsets, options));
-  if (plans.size() >= kMostPlans) plans.clear();
-  return plans.emplace(std::move(key), std::move(plan)).first->second;
+std::shared_ptr<const ChainPlan> find_plan(const PlanKey& key) {
+  static PlanCache<PlanKey> plans;
+  return plans.find(key, [](const PlanKey& key) {
+    const PlanOptions options = plan_options(key.residual, key.length);
+    const int links = static_cast<int>(key.offsets.size()) / key.factors;
+    return plan_chain(key.length, key.factors, links, key.offsets, options);
+  });
 }
 
 // ---- Scratch, one block a thread

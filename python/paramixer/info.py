@@ -69,8 +69,9 @@ def plan(
     offsets: Sequence[Sequence[SupportsIndex]],
     residual: str = "none",
     dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> str:
-    """How the CPU kernels take a chain of factors through the rows, in words.
+    """How the kernels of a device take a chain of factors through the rows, in words.
 
     The rows of :func:`paramixer.mix_chain` lie on a ring of N positions. A sweep passes over them
     once, with one factor or several. A factor whose links are all multiples of a step cuts the ring
@@ -78,19 +79,26 @@ def plan(
     deals its rows to them, and each class runs through the rest of the chain alone, in a nearer
     cache. This structure is found from the offsets, whichever protocol they come from.
 
+    On a GPU, rows keep their order. A launch brings tiles on chip, whole rings or pieces with a few
+    rows more on either side (the halo, which their links reach), and takes them through several
+    factors between one read and one write. Where no tile pays, a factor is a product of its own.
+
     Args:
         length: N, the positions of the ring, at least 1.
         channels: D, at least 1.
         offsets: M lists of K integers of any sign and size, 1 <= K <= 64.
         residual: "none", "previous" or "initial".
         dtype: float64, float32, bfloat16 or float16.
+        device: "cpu" or "cuda"; neither has to be at hand.
 
     Returns:
-        One line for each sweep. Backward makes them twice: first to compute the states inside the
-        chain again, then in reverse order for the gradients.
+        One line for each sweep or launch. Backward makes those of the CPU twice: first to compute
+        the states inside the chain again, then in reverse order for the gradients. On a GPU a
+        training pass also ends launches where it saves states (`save="boundaries"`), and backward
+        has shorter ones of its own.
 
     Raises:
-        ValueError: a size, a residual or a number of offsets out of its range.
+        ValueError: a size, a residual, a device or a number of offsets out of its range.
         TypeError: sizes or offsets that are not integers, another dtype.
     """
     length = check_size("plan", "length", length)
@@ -105,18 +113,49 @@ def plan(
     check_choice("plan", "residual", residual, RESIDUALS)
     if dtype not in _DTYPES:
         raise TypeError(f"plan: dtype must be one of {_DTYPES} (got {dtype})")
+    kind = torch.device(device).type
+    check_choice("plan", "device", kind, ("cpu", "cuda"))
+    flat = [offset % length for factor in factors for offset in factor]
+    if kind == "cuda":
+        launches = _C.cuda_chain_sweeps(
+            length,
+            channels,
+            counts[0],
+            flat,
+            RESIDUALS.index(residual),
+            _DTYPES.index(dtype),
+        )
+        lines = [
+            f"  launch {number}: {_describe_launch(launch, channels)}"
+            for number, launch in enumerate(launches, 1)
+        ]
+        return "\n".join([f"{len(launches)} launches:", *lines])
     group = min(_C.chain_group(_DTYPES.index(dtype)), channels)
     lines = [f"at most {group} of {channels} channels at a time:"]
-    sweeps = _C.chain_sweeps(
-        length,
-        counts[0],
-        [offset % length for factor in factors for offset in factor],
-        RESIDUALS.index(residual),
-    )
+    sweeps = _C.chain_sweeps(length, counts[0], flat, RESIDUALS.index(residual))
     following = [*sweeps[1:], None]
     for number, (sweep, after) in enumerate(zip(sweeps, following, strict=True), 1):
         lines.append(f"  sweep {number}: {_describe_sweep(sweep, after)}")
     return "\n".join(lines)
+
+
+def _describe_launch(launch: _C.Sweep, channels: int) -> str:
+    """What a launch does, and in which tiles."""
+    last = launch.first + launch.factors - 1
+    if launch.tile == 0:
+        return f"factor {last} as a product of its own"
+    text = f"factor {last}" if launch.factors == 1 else f"factors {launch.first} to {last}"
+    text += f" in tiles of {min(launch.channels, channels)} channels and "
+    if launch.tile == launch.ring:
+        text += f"all {launch.ring} rows"
+    else:
+        text += f"{launch.tile} of {launch.ring} rows"
+        text += f" with halos of {launch.halo} rows" if launch.halo else ""
+    if launch.classes > 1:
+        text += f", along each of {launch.classes} rings"
+    elif launch.step > 1:
+        text += f" in steps of {launch.step}"
+    return text
 
 
 def _describe_sweep(sweep: _C.Sweep, following: _C.Sweep | None) -> str:

@@ -20,16 +20,6 @@ namespace {
 
 using testing::Protocol;
 
-// Rows of a tile and of its halos, in plans that have them.
-int64_t tile_of(const auto& sweep) {
-  if constexpr (requires { sweep.tile; }) return sweep.tile;
-  return 0;
-}
-int64_t halo_of(const auto& sweep) {
-  if constexpr (requires { sweep.halo; }) return sweep.halo;
-  return 0;
-}
-
 // A value of the chain, or a row that a tile does not have.
 struct Row {
   uint64_t value = 0;
@@ -86,7 +76,12 @@ class Interpreter {
       : chain_(chain), plan_(plan), result_(chain.length) {
     std::vector<Row> rows;
     for (const uint64_t value : chain.values) rows.push_back({value, true});
-    run(0, 0, rows);
+    if (plan.sweeps[0].tile == 0 && plan.cost == 0) {
+      run(0, 0, rows);
+    } else {
+      for (const Sweep& sweep : plan.sweeps) rows = sweep_in_place(sweep, rows);
+      result_ = rows;
+    }
   }
 
   const std::vector<Row>& result() const { return result_; }
@@ -100,7 +95,7 @@ class Interpreter {
 
   std::vector<Link> links_of(const Sweep& sweep, int factor) const {
     std::vector<Link> links;
-    if (sweep.factors == 2 && tile_of(sweep) == 0) {
+    if (sweep.factors == 2 && sweep.tile == 0) {
       const int64_t distance = factor + 1;
       for (int k = 0; k < 3; ++k) {
         const int64_t along = k == 0 ? 0 : k == 1 ? distance : -distance;
@@ -109,6 +104,10 @@ class Interpreter {
       return links;
     }
     for (int k = 0; k < chain_.links; ++k) {
+      if (sweep.offsets == nullptr) {  // a product
+        links.push_back({chain_.offsets[sweep.first * chain_.links + k], k});
+        continue;
+      }
       const int64_t offset = sweep.offsets[factor * chain_.links + k];
       EXPECT_TRUE(0 <= offset && offset < sweep.ring);
       links.push_back({2 * offset > sweep.ring ? offset - sweep.ring : offset, k});
@@ -144,8 +143,8 @@ class Interpreter {
   }
 
   std::vector<Row> sweep_ring(const Sweep& sweep, int64_t r, const std::vector<Row>& rows) const {
-    const int64_t tile = tile_of(sweep), halo = halo_of(sweep);
-    if (tile == 0) {
+    const int64_t tile = sweep.tile, halo = sweep.halo;
+    if (tile == 0 || tile == sweep.ring) {
       std::vector<Row> state = rows;
       for (int factor = 0; factor < sweep.factors; ++factor) {
         state = apply(sweep, factor, r, state, 0, true);
@@ -166,6 +165,18 @@ class Interpreter {
       }
     }
     return result;
+  }
+
+  // Every ring of a sweep whose rows keep their order.
+  std::vector<Row> sweep_in_place(const Sweep& sweep, const std::vector<Row>& state) const {
+    std::vector<Row> next(state.size());
+    for (int64_t r = 0; r < sweep.classes; ++r) {
+      std::vector<Row> ring;
+      for (int64_t p = 0; p < sweep.ring; ++p) ring.push_back(state[position(sweep, r, p)]);
+      ring = sweep_ring(sweep, r, ring);
+      for (int64_t p = 0; p < sweep.ring; ++p) next[position(sweep, r, p)] = ring[p];
+    }
+    return next;
   }
 
   void run(size_t s, int64_t r, const std::vector<Row>& input) {
@@ -251,6 +262,93 @@ TEST(ChainPlan, GivesTheChain) {
       }
     }
   });
+}
+
+// Calls body(N, protocol, cuts, options) for plans in tiles of all sizes until one fails.
+template <typename Body>
+void for_each_tile_plan(const Body& body) {
+  std::vector<int64_t> lengths(24);
+  std::iota(lengths.begin(), lengths.end(), 1);
+  for (const int64_t length : {64, 96, 100, 128, 257}) lengths.push_back(length);
+  for (const int64_t length : lengths) {
+    const int factors = static_cast<int>(default_factors(length)) + 1;
+    for (const Protocol& protocol : testing::protocols(length, factors)) {
+      for (const int64_t rows : {int64_t{0}, int64_t{1}, int64_t{8}, int64_t{32}, length}) {
+        for (const int most : {1, 3, 16}) {
+          for (const auto& cuts : {std::vector<int64_t>{}, {1}, {factors / 2 + 1, factors}}) {
+            const TileOptions options = {.rows = rows, .channels = 4, .factors = most};
+            SCOPED_TRACE(describe(length, protocol, {}) + ", tiles of " + std::to_string(rows));
+            body(length, protocol, cuts, options);
+            if (::testing::Test::HasFailure()) return;
+          }
+        }
+      }
+    }
+  }
+}
+
+ChainPlan plan_in_tiles(int64_t length, const Protocol& protocol, const TileOptions& options,
+                        const std::vector<int64_t>& cuts = {}) {
+  return plan_tiles(length, testing::factor_count(protocol), protocol.offsets, cuts, options);
+}
+
+TEST(TilePlan, GivesTheChain) {
+  for_each_tile_plan(
+      [](int64_t length, const Protocol& protocol, const auto& cuts, const TileOptions& options) {
+        const Chain chain(length, protocol, true);
+        const ChainPlan plan = plan_in_tiles(length, protocol, options, cuts);
+        const Interpreter interpreter(chain, plan);
+        const auto expected = chain.result();
+        for (int64_t i = 0; i < length; ++i) {
+          const Row& row = interpreter.result()[i];
+          ASSERT_TRUE(row.known && row.value == expected[i]) << "row " << i;
+        }
+      });
+}
+
+// What the kernels take for granted.
+TEST(TilePlan, HasEveryFactorOnceAndEndsAtCuts) {
+  for_each_tile_plan(
+      [](int64_t length, const Protocol& protocol, const auto& cuts, const TileOptions& options) {
+        const ChainPlan plan = plan_in_tiles(length, protocol, options, cuts);
+        std::vector<int64_t> ends;
+        int next = 0;
+        for (const Sweep& sweep : plan.sweeps) {
+          ASSERT_EQ(sweep.first, next);
+          ends.push_back(next += sweep.factors);
+          if (sweep.tile == 0) {
+            ASSERT_EQ(sweep.factors, 1);
+            continue;
+          }
+          ASSERT_LE(sweep.factors, options.factors);
+          ASSERT_EQ(sweep.classes * sweep.ring, length);
+          ASSERT_EQ(sweep.tile + 2 * sweep.halo, std::min(sweep.ring, options.rows));
+        }
+        ASSERT_EQ(next, testing::factor_count(protocol));
+        for (const int64_t cut : cuts) {
+          if (cut > next) continue;
+          ASSERT_TRUE(std::find(ends.begin(), ends.end(), cut) != ends.end()) << cut;
+        }
+      });
+}
+
+// The short links of the first factors go with a halo, the others within their class.
+TEST(TilePlan, OfCdilOverAPowerOfTwoEndsInWholeClasses) {
+  const auto protocol = testing::make_protocol("cdil", cdil(16384));
+  const ChainPlan plan =
+      plan_in_tiles(16384, protocol, {.rows = 512, .factors = 16, .factor_cost = 0.1});
+  ASSERT_EQ(plan.sweeps.size(), 2);
+  EXPECT_EQ(plan.sweeps[0].factors, 5);
+  EXPECT_EQ(plan.sweeps[0].halo, 31);
+  EXPECT_EQ(plan.sweeps[1].factors, 9);
+  EXPECT_EQ(plan.sweeps[1].classes, 32);
+  EXPECT_EQ(plan.sweeps[1].tile, plan.sweeps[1].ring);
+  // The last factors alone would do with smaller rings, but a block has room for more.
+  const std::vector<int64_t> cuts = {10};
+  EXPECT_EQ(plan_in_tiles(16384, protocol, {.rows = 512, .factors = 16, .factor_cost = 0.1}, cuts)
+                .sweeps.back()
+                .ring,
+            512);
 }
 
 // What the kernels take for granted.

@@ -19,11 +19,12 @@ ENTRY = re.compile(
     r"(?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers",
     re.DOTALL,
 )
-# Template arguments in a mangled name: dtype, index type, access width, transposed or not.
+# Template arguments in a mangled name: dtype and, of single factors, index type, access width,
+# transposed or not.
 DTYPES = {"d": "f64", "f": "f32", "NS_8BFloat16E": "bf16", "NS_7Float16E": "f16"}
 NAME = re.compile(
     r"\d+(?P<kernel>[a-z_]+)_kernelI(?P<dtype>d|f|NS_8BFloat16E|NS_7Float16E)"
-    r"(?P<index>[il])Li(?P<width>\d+)E(?P<transpose>Lb1E)?"
+    r"(?:(?P<index>[il])Li(?P<width>\d+)E(?P<transpose>Lb1E)?)?"
 )
 # Of a copy: bytes of a word, index type.
 COPY_NAME = re.compile(r"\d+(?P<kernel>rotate_tracks)_kernelILi(?P<bytes>\d+)E(?P<index>[il])")
@@ -38,6 +39,8 @@ def readable(mangled: str) -> str:
     if match is None:
         return mangled
     name = match["kernel"] + ("_transpose" if match["transpose"] else "")
+    if match["index"] is None:
+        return f"{name} {DTYPES[match['dtype']]}"
     bits = "64" if match["index"] == "l" else "32"
     return f"{name} {DTYPES[match['dtype']]} x{match['width']} {bits}-bit"
 

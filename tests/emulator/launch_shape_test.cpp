@@ -1,10 +1,15 @@
-// Grid limits, index width and access width, for problems too large to hold in memory.
+// Grid limits, index width and access width, for problems too large to hold in memory, and how
+// chains in tiles are launched.
 
 #include "launch_shape.h"
 
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <vector>
+
+#include "chain_cases.h"
+#include "tile_arguments.h"
 
 namespace paramixer::cuda {
 namespace {
@@ -133,6 +138,108 @@ TEST(LaunchShapeTest, ShortRowsShareABlock) {
   EXPECT_EQ(lanes(129, sizeof(float)), 32);
   EXPECT_EQ(lanes(129, sizeof(double)), 16);
   EXPECT_EQ(lanes(129, sizeof(BFloat16)), 32);
+}
+
+// A contiguous chain of M CDIL factors and its plan.
+struct PlannedChain {
+  ChainProblem chain;
+  ChainPlan plan;
+
+  PlannedChain(Direction direction, DType dtype, int64_t batch, int64_t length, int64_t channels,
+               const testing::Protocol& protocol) {
+    chain.factors = testing::factor_count(protocol);
+    chain.weight_factor = protocol.links;
+    chain.problem = contiguous(batch, length, channels, protocol.links);
+    Operand& weight = chain.problem.weight;
+    weight.row *= chain.factors;
+    weight.batch[0] *= chain.factors;
+    plan = plan_for_cuda({direction, dtype, chain.residual, length, channels, chain.factors,
+                          protocol.offsets, /*cuts=*/{}});
+  }
+
+  TileShape shape(Direction direction, int bytes, size_t sweep) const {
+    return tile_shape(direction, bytes, chain, plan.sweeps[sweep]);
+  }
+};
+
+TEST(TileShapeTest, OneBlockForEveryTileAndGroupOfChannels) {
+  const auto protocol = testing::make_protocol("cdil", cdil(16384));
+  for (const int64_t batch : {1, 8}) {
+    const PlannedChain planned(Direction::kForward, DType::kFloat32, batch, 16384, 128, protocol);
+    ASSERT_EQ(planned.plan.sweeps.size(), 2);  // whatever the batch
+    const TileShape halos = planned.shape(Direction::kForward, sizeof(float), 0);
+    EXPECT_EQ(halos.blocks, batch * 37 * 8);  // 37 tiles of 450 rows, 8 groups of 16 channels
+    EXPECT_EQ(halos.threads, TileTraits::kThreads);
+    EXPECT_EQ(halos.lanes, 4);
+    EXPECT_TRUE(halos.vectors);
+    EXPECT_EQ(planned.shape(Direction::kForward, sizeof(float), 1).blocks, batch * 32 * 8);
+  }
+}
+
+// Two factors a turn, in whatever order their columns are; weights in pieces as wide as they lie.
+TEST(TileShapeTest, TurnsOfCdil) {
+  for (const bool permute : {false, true}) {
+    const FactorOffsets offsets = cdil(4096);
+    const auto protocol =
+        testing::make_protocol("cdil", permute ? testing::permuted(offsets) : offsets);
+    const PlannedChain planned(Direction::kForward, DType::kFloat32, 1, 4096, 64, protocol);
+    for (size_t s = 0; s < planned.plan.sweeps.size(); ++s) {
+      const Sweep& sweep = planned.plan.sweeps[s];
+      const TileShape shape = planned.shape(Direction::kForward, sizeof(float), s);
+      const auto arguments =
+          make_tile_arguments<float>(Direction::kForward, planned.chain, sweep, shape);
+      ASSERT_EQ(arguments.turns, (sweep.factors + 1) / 2);
+      for (int t = 0; t < sweep.factors / 2; ++t) {
+        const Turn& turn = arguments.turn[t];
+        EXPECT_EQ(turn.factors, 2);
+        EXPECT_EQ(turn.distance, 1 << 2 * t);
+        EXPECT_EQ(turn.segment, std::min(8, arguments.rows / turn.distance));
+        const int widest = sweep.first % 2 == 0 ? 8 : 4;  // a factor's weights are 12 bytes
+        EXPECT_EQ(turn.weight_bytes, permute ? 0 : widest);
+      }
+    }
+  }
+}
+
+TEST(TileShapeTest, BackwardTakesOneFactorATurn) {
+  const auto protocol = testing::make_protocol("cdil", cdil(1024));
+  const PlannedChain planned(Direction::kBackward, DType::kBFloat16, 4, 1024, 64, protocol);
+  for (size_t s = 0; s < planned.plan.sweeps.size(); ++s) {
+    const Sweep& sweep = planned.plan.sweeps[s];
+    ASSERT_GT(sweep.factors, 1);
+    const TileShape shape = planned.shape(Direction::kBackward, sizeof(BFloat16), s);
+    ASSERT_LE(shape.memory.total(), TileTraits::kSharedBytes);
+    const auto arguments =
+        make_tile_arguments<BFloat16>(Direction::kBackward, planned.chain, sweep, shape);
+    EXPECT_EQ(arguments.turns, sweep.factors);
+    EXPECT_EQ(shape.memory.buffers, sweep.factors + 2);
+  }
+}
+
+// A state that is kept is written by nobody else, and no sweep with a halo writes what it reads.
+TEST(TilePlanTest, TargetsOfSweeps) {
+  using enum Target;
+  const auto plan_of = [](std::initializer_list<bool> whole_rings) {
+    ChainPlan plan;
+    for (const bool whole : whole_rings) {
+      Sweep sweep;
+      sweep.first = static_cast<int>(plan.sweeps.size());
+      sweep.ring = 64;
+      sweep.tile = whole ? 64 : 32;
+      plan.sweeps.push_back(sweep);
+    }
+    return plan;
+  };
+  using Targets = std::vector<Target>;
+  EXPECT_EQ(choose_targets(plan_of({true}), {}), Targets{kResult});
+  EXPECT_EQ(choose_targets(plan_of({false, true}), {}), (Targets{kResult, kResult}));
+  EXPECT_EQ(choose_targets(plan_of({false, false, true}), {}),
+            (Targets{kTemporary, kResult, kResult}));
+  EXPECT_EQ(choose_targets(plan_of({true, false, false}), {}),
+            (Targets{kResult, kTemporary, kResult}));
+  const std::vector<int64_t> cuts = {2};
+  EXPECT_EQ(choose_targets(plan_of({true, true, true, true}), cuts),
+            (Targets{kResult, kKept, kResult, kResult}));
 }
 
 }  // namespace

@@ -59,6 +59,43 @@ def test_a_ring_of_one_row():
     assert sweeps(info.plan(1, 1, [[0]])) == ["sweep 1: factor 0 along the whole ring of 1 rows"]
 
 
+def test_launches_on_cuda():
+    """Tiles with halos while links are short, whole rings from then on; no GPU is needed."""
+    text = info.plan(16384, 128, links.cdil(16384), device="cuda")
+    assert text == (
+        "2 launches:\n"
+        "  launch 1: factors 0 to 4 in tiles of 16 channels and 450 of 16384 rows with halos of 31 "
+        "rows\n"
+        "  launch 2: factors 5 to 13 in tiles of 16 channels and all 512 rows, along each of 32 "
+        "rings"
+    )
+
+
+@pytest.mark.parametrize("residual", ["none", "previous", "initial"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("length", [2, 509, 1000, 1024, 2000])
+def test_short_rings_on_cuda_take_few_launches(length, dtype, residual):
+    for offsets in (links.cdil(length), links.cdil(length, links=9)):
+        assert len(sweeps(info.plan(length, 64, offsets, residual, dtype, "cuda"))) <= 3
+    if residual != "initial" or length <= 1024:
+        chord = sweeps(info.plan(length, 64, links.chord(length), residual, dtype, "cuda"))
+        assert len(chord) == 1
+        assert chord[0].endswith(f"and all {length} rows")
+
+
+@pytest.mark.parametrize(
+    ("length", "offsets", "dtype"),
+    [
+        (65536, links.chord(65536), torch.float32),
+        (64, links.cdil(64), torch.float64),
+    ],
+)
+def test_chains_that_are_single_products_on_cuda(length, offsets, dtype):
+    lines = sweeps(info.plan(length, 64, offsets, dtype=dtype, device="cuda"))
+    expected = [f"launch {m + 1}: factor {m} as a product of its own" for m in range(len(offsets))]
+    assert lines == expected
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -70,6 +107,7 @@ def test_a_ring_of_one_row():
         ((8, 8, [0, 1]), TypeError, "plan: offsets must be one list of integers per factor"),
         ((8, 8, [[0]], "all"), ValueError, "plan: residual must be one of"),
         ((8, 8, [[0]], "none", torch.int32), TypeError, "(got torch.int32)"),
+        ((8, 8, [[0]], "none", torch.float32, "meta"), ValueError, "plan: device must be one of"),
     ],
 )
 def test_errors(arguments, error, message):

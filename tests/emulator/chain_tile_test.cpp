@@ -1,0 +1,250 @@
+// Chains in tiles on the host, against float64: every protocol, small tiles with all their borders,
+// every layout, and the plans that the CUDA key makes.
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "simt.h"
+// The kernels need the words of CUDA that simt.h defines.
+#include "chain_instance.h"
+#include "chain_tile_backward.cuh"
+#include "kernels.cuh"
+
+namespace paramixer::testing {
+namespace {
+
+using cuda::LaunchLimits;
+// ThreadSanitizer finds a race in any order of threads, but takes a thousand times as long.
+#if defined(__SANITIZE_THREAD__)
+constexpr bool kOnlyRaces = true;
+#else
+constexpr bool kOnlyRaces = false;
+#endif
+
+constexpr cuda::Direction kForward = cuda::Direction::kForward;
+using Bytes = std::vector<unsigned char>;
+
+template <typename T>
+void emulate_tiles(cuda::Direction direction, const ChainProblem& chain, const Sweep& sweep,
+                   simt::Order order, const LaunchLimits& limits) {
+  const cuda::TileShape shape = cuda::tile_shape(direction, sizeof(T), chain, sweep, limits);
+  ASSERT_LE(shape.memory.total(), cuda::TileTraits::kSharedBytes);
+  const auto arguments = cuda::make_tile_arguments<T>(direction, chain, sweep, shape);
+  simt::launch({.name = direction == kForward ? "chain_tile" : "chain_tile_backward",
+                .grid = {static_cast<unsigned>(shape.blocks)},
+                .block = {static_cast<unsigned>(shape.threads)},
+                .shared_bytes = static_cast<size_t>(shape.memory.total()),
+                .order = order},
+               [&] { cuda::find_tile_kernel<T>(direction)(arguments); });
+}
+
+template <typename T>
+void emulate_product(ChainInstance<T>& instance, const ChainProblem& chain, const Sweep& sweep,
+                     simt::Order order) {
+  Problem problem = chain.problem;
+  problem.weight.data = static_cast<T*>(problem.weight.data) + sweep.first * chain.weight_factor;
+  const auto& offsets = instance.chain_case().protocol.offsets;
+  for (int k = 0; k < problem.links; ++k) {
+    problem.offsets[k] = reduce_offset(offsets[sweep.first * problem.links + k], problem.length);
+  }
+  const cuda::LaunchShape shape = cuda::launch_shape(Kernel::kMix, sizeof(T), problem);
+  cuda::with_kernel<T>(Kernel::kMix, problem, shape, [&](auto function, auto arguments) {
+    simt::launch({.name = "mix",
+                  .grid = {static_cast<unsigned>(shape.blocks)},
+                  .block = {static_cast<unsigned>(shape.threads)},
+                  .order = order},
+                 [&] { function(arguments); });
+  });
+  instance.add_residual(chain);
+}
+
+// The whole chain, as the CUDA key runs it.
+template <typename T>
+Bytes emulate(ChainInstance<T>& instance, const ChainPlan& plan, const std::vector<int64_t>& cuts,
+              simt::Order order, const LaunchLimits& limits = {}) {
+  instance.poison();
+  const auto targets = cuda::choose_targets(plan, cuts);
+  Operand state = instance.value();
+  for (size_t s = 0; s < targets.size(); ++s) {
+    const Sweep& sweep = plan.sweeps[s];
+    const Operand target = targets[s] == cuda::Target::kResult ? instance.result()
+                           : targets[s] == cuda::Target::kTemporary
+                               ? instance.temporary()
+                               : instance.kept(sweep.first + sweep.factors);
+    const ChainProblem chain = instance.problem(state, target);
+    if (cuda::way_of(sweep) == cuda::Way::kTiles) {
+      emulate_tiles<T>(kForward, chain, sweep, order, limits);
+    } else {
+      emulate_product(instance, chain, sweep, order);
+    }
+    state = target;
+  }
+  return instance.bytes();
+}
+
+// One sweep backward.
+template <typename T>
+Bytes emulate_backward(ChainInstance<T>& instance, const Sweep& sweep, simt::Order order,
+                       const LaunchLimits& limits = {}) {
+  const ChainProblem chain = instance.backward_problem(sweep);
+  instance.poison();
+  emulate_tiles<T>(cuda::Direction::kBackward, chain, sweep, order, limits);
+  return instance.bytes();
+}
+
+std::vector<int64_t> lengths() {
+  if (kOnlyRaces) return {64};
+  return {1, 2, 3, 8, 17, 64, 100};
+}
+
+template <typename T>
+class ChainTileTest : public ::testing::Test {
+ protected:
+  static void run(const ChainCase& c, const ChainPlan& plan, const std::vector<int64_t>& cuts = {},
+                  bool every_order = true) {
+    SCOPED_TRACE(describe(c));
+    ChainInstance<T> instance(c);
+    const Bytes bytes = emulate(instance, plan, cuts, simt::Order::kForward);
+    ASSERT_NO_FATAL_FAILURE(instance.check());
+    if (!every_order || kOnlyRaces) return;
+    EXPECT_TRUE(bytes == emulate(instance, plan, cuts, simt::Order::kReverse));
+    EXPECT_TRUE(bytes == emulate(instance, plan, cuts, simt::Order::kRandom, {.max_blocks = 2}));
+    EXPECT_TRUE(bytes == emulate(instance, plan, cuts, simt::Order::kForward, {.vector_bytes = 1}))
+        << "scalar accesses";
+  }
+
+  static void run_backward(const ChainCase& c, const ChainPlan& plan, bool every_order = true) {
+    SCOPED_TRACE(describe(c));
+    ChainInstance<T> instance(c);
+    for (const Sweep& sweep : plan.sweeps) {
+      if (sweep.tile == 0) continue;
+      SCOPED_TRACE("from factor " + std::to_string(sweep.first));
+      const Bytes bytes = emulate_backward(instance, sweep, simt::Order::kForward);
+      ASSERT_NO_FATAL_FAILURE(instance.check_backward(sweep));
+      if (!every_order || kOnlyRaces) continue;
+      EXPECT_TRUE(bytes == emulate_backward(instance, sweep, simt::Order::kReverse));
+      EXPECT_TRUE(bytes ==
+                  emulate_backward(instance, sweep, simt::Order::kRandom, {.max_blocks = 2}));
+      EXPECT_TRUE(bytes ==
+                  emulate_backward(instance, sweep, simt::Order::kForward, {.vector_bytes = 1}))
+          << "scalar accesses";
+    }
+  }
+
+  // With tiles of so few rows that small rings have many.
+  static ChainPlan small_tiles(const ChainCase& c, int64_t rows, int lanes,
+                               int factors = cuda::TileTraits::kMostFactors,
+                               const std::vector<int64_t>& cuts = {}) {
+    return plan_tiles(c.length, factor_count(c.protocol), c.protocol.offsets, cuts,
+                      {.rows = rows,
+                       .channels = static_cast<int64_t>(lanes * 16 / sizeof(T)),
+                       .factors = factors,
+                       .product_cost = 1e6});
+  }
+
+  static ChainPlan own_plan(const ChainCase& c, cuda::Direction direction = kForward) {
+    return cuda::plan_for_cuda({direction,
+                                kDType<T>,
+                                c.residual,
+                                c.length,
+                                c.channels,
+                                factor_count(c.protocol),
+                                c.protocol.offsets,
+                                {}});
+  }
+};
+
+TYPED_TEST_SUITE(ChainTileTest, TileDTypes);
+
+// Whole rings and pieces with halos, every residual, groups of channels that end within a lane.
+TYPED_TEST(ChainTileTest, SmallTiles) {
+  int turn = 0, pieces = 0, whole = 0;
+  for (const int64_t length : lengths()) {
+    const int factors = static_cast<int>(default_factors(length)) + 1;
+    for (const Protocol& protocol : protocols(length, factors)) {
+      const ChainCase c = {length, std::vector<int64_t>{1, 8, 20, 33}[turn % 4], protocol,
+                           Residual(turn % 3), ChainLayout(turn % kChainLayoutCount)};
+      ++turn;
+      const std::vector<int64_t> cuts = turn % 2 ? std::vector<int64_t>{} : std::vector<int64_t>{1};
+      const ChainPlan plan = this->small_tiles(c, turn % 4 < 2 ? 40 : 64, 1 << turn % 3,
+                                               cuda::TileTraits::kMostFactors, cuts);
+      for (const Sweep& sweep : plan.sweeps) {
+        if (sweep.tile > 0) ++(sweep.tile == sweep.ring ? whole : pieces);
+      }
+      ASSERT_NO_FATAL_FAILURE(this->run(c, plan, cuts));
+    }
+  }
+  EXPECT_GT(whole, kOnlyRaces ? 1 : 60);
+  EXPECT_GT(pieces, kOnlyRaces ? 1 : 10);
+}
+
+TYPED_TEST(ChainTileTest, SmallTilesBackward) {
+  int turn = 0, pieces = 0;
+  for (const int64_t length : lengths()) {
+    const int factors = static_cast<int>(default_factors(length)) + 1;
+    for (const Protocol& protocol : protocols(length, factors)) {
+      const ChainCase c = {length, std::vector<int64_t>{1, 8, 20, 33}[turn % 4], protocol,
+                           Residual(turn % 2), ChainLayout(turn % kChainLayoutCount)};
+      ++turn;
+      const ChainPlan plan = this->small_tiles(c, turn % 4 < 2 ? 40 : 64, 1 << turn % 3, 3);
+      for (const Sweep& sweep : plan.sweeps) pieces += sweep.tile > 0 && sweep.tile < sweep.ring;
+      ASSERT_NO_FATAL_FAILURE(this->run_backward(c, plan, turn % 2 == 0));
+    }
+  }
+  EXPECT_GT(pieces, kOnlyRaces ? 1 : 10);
+}
+
+TYPED_TEST(ChainTileTest, EveryLayoutWithEveryResidual) {
+  if (kOnlyRaces) GTEST_SKIP();
+  for (int layout = 0; layout < kChainLayoutCount; ++layout) {
+    for (const Residual residual : {Residual::kNone, Residual::kPrevious, Residual::kInitial}) {
+      for (const int links : {3, 5}) {
+        const Protocol protocol = make_protocol("cdil", cdil(48, 6, links));
+        const ChainCase c = {48, 32, protocol, residual, ChainLayout(layout)};
+        ASSERT_NO_FATAL_FAILURE(this->run(c, this->small_tiles(c, 40, 2)));
+        if (residual == Residual::kInitial) continue;
+        ASSERT_NO_FATAL_FAILURE(this->run_backward(c, this->small_tiles(c, 40, 2, 2)));
+      }
+    }
+  }
+}
+
+TYPED_TEST(ChainTileTest, PlansOfTheCudaKey) {
+  if (kOnlyRaces) GTEST_SKIP();
+  struct Size {
+    int64_t length, channels;
+    Residual residual;
+  };
+  for (const auto& [length, channels, residual] :
+       {Size{512, 24, Residual::kNone}, Size{1024, 16, Residual::kPrevious},
+        Size{2000, 9, Residual::kInitial}, Size{4097, 8, Residual::kNone}}) {
+    for (const FactorOffsets& offsets : {cdil(length), cdil(length, std::nullopt, 9)}) {
+      const ChainCase c = {length, channels, make_protocol("cdil", offsets), residual,
+                           ChainLayout::kContiguous};
+      const ChainPlan plan = this->own_plan(c);
+      ASSERT_LE(plan.sweeps.size(), 6);
+      ASSERT_NO_FATAL_FAILURE(this->run(c, plan, {}, false));
+      if (length > 1024) continue;  // the emulator's time
+      const ChainPlan backward = this->own_plan(c, cuda::Direction::kBackward);
+      EXPECT_GT(backward.sweeps[0].tile, 0);
+      ASSERT_NO_FATAL_FAILURE(this->run_backward(c, backward, false));
+    }
+  }
+}
+
+TYPED_TEST(ChainTileTest, ChordOnAShortRingIsOneLaunch) {
+  if (kOnlyRaces) GTEST_SKIP();
+  for (const int64_t length : {509, 1024, 2000}) {
+    const ChainCase c = {length, 20, make_protocol("chord", chord(length)), Residual::kPrevious,
+                         ChainLayout::kContiguous};
+    const ChainPlan plan = this->own_plan(c);
+    ASSERT_EQ(plan.sweeps.size(), 1);
+    ASSERT_EQ(plan.sweeps[0].tile, length);
+    ASSERT_NO_FATAL_FAILURE(this->run(c, plan, {}, false));
+  }
+}
+
+}  // namespace
+}  // namespace paramixer::testing
