@@ -30,6 +30,8 @@
 // coefficients take 4 kBandWords bytes twice: 2.8 bytes per element and factor for K = 3.
 #pragma once
 
+#include <type_traits>
+
 #include "band_pass.h"
 #include "device.cuh"
 #include "primitives.cuh"
@@ -41,6 +43,7 @@ struct BandArguments {
   View<const T, int64_t> weight;  // of factor 0
   View<const T, int64_t> value;
   View<T, int64_t> result;
+  int weight_row, value_row, result_row;  // strides once more: narrow, for one multiplication
   int64_t weight_factor;
   int64_t step;
   int64_t batch_sizes[kMaxBatchDims];
@@ -50,7 +53,7 @@ struct BandArguments {
   int rows, margin;
   int factors;
   int value_width, result_width;
-  bool packed_weights, keep;
+  bool packed_weights;
   int8_t column[kMaxPassFactors][kMaxBandLinks];
 };
 
@@ -61,6 +64,9 @@ BandArguments<T> make_band_arguments(const BandPass& pass, const BandShape& shap
   arguments.weight = make_view<const T, int64_t>(problem.weight);
   arguments.value = make_view<const T, int64_t>(problem.value);
   arguments.result = make_view<T, int64_t>(problem.result);
+  arguments.weight_row = static_cast<int>(problem.weight.row);
+  arguments.value_row = static_cast<int>(problem.value.row);
+  arguments.result_row = static_cast<int>(problem.result.row);
   arguments.weight_factor = pass.weight_factor;
   arguments.step = pass.step;
   for (int d = 0; d < problem.batch_dims; ++d) arguments.batch_sizes[d] = problem.batch_sizes[d];
@@ -77,7 +83,6 @@ BandArguments<T> make_band_arguments(const BandPass& pass, const BandShape& shap
   arguments.value_width = shape.value_width;
   arguments.result_width = shape.result_width;
   arguments.packed_weights = shape.packed_weights;
-  arguments.keep = pass.keep;
   for (int f = 0; f < kMaxPassFactors; ++f) {
     for (int k = 0; k < kMaxBandLinks; ++k) arguments.column[f][k] = pass.column[f][k];
   }
@@ -103,45 +108,74 @@ __device__ __forceinline__ void multiply_add(float (&sum)[4], const uint32_t (&a
   ptx::mma_m16n8k16_f16(sum, a, b);
 }
 
+// The same number, of which the compiler knows nothing: what is computed from it is computed where
+// it is used, instead of kept in registers around the loop over the bands.
+__device__ __forceinline__ int recompute_from(int number) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(number));
+#endif
+  return number;
+}
+
+// Both rounded, in one instruction where there is one: halves of a word that wait apart for their
+// meeting would take twice the registers.
 template <typename T>
 __device__ __forceinline__ uint32_t pack_pair(float low, float high) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    return paramixer::detail::bit_cast<uint32_t>(__floats2bfloat162_rn(low, high));
+  } else {
+    return paramixer::detail::bit_cast<uint32_t>(__floats2half2_rn(low, high));
+  }
+#else
   return narrow<T>(low).bits | uint32_t{narrow<T>(high).bits} << 16;
+#endif
+}
+
+// 32 bits of high:low from bit `shift` on, at most 32.
+__device__ __forceinline__ uint32_t funnel_shift(uint32_t low, uint32_t high, int shift) {
+#if defined(__CUDA_ARCH__)
+  return __funnelshift_rc(low, high, shift);
+#else
+  return static_cast<uint32_t>((uint64_t{high} << 32 | low) >> shift);
+#endif
 }
 
 // One block's work; every method is called by all its threads.
-template <typename T, typename Traits, bool kTranspose>
+template <typename T, typename Traits, bool kTranspose, bool kKeep>
 class BandTile {
  public:
-  __device__ __forceinline__ BandTile(const BandArguments<T>& arguments,
-                                      BandShared<Traits>& shared)
-      : arguments_(arguments),
-        shared_(shared),
-        weight_(arguments.weight.data),
-        value_(arguments.value.data),
-        result_(arguments.result.data),
-        // Rounded up: exact for what wrap() divides.
-        reciprocal_((uint32_t{1} << 31) / arguments.rows + 1) {
+  __device__ __forceinline__ BandTile(const BandArguments<T>& arguments, BandShared<Traits>& shared)
+      : arguments_(arguments), shared_(shared) {}
+
+  // Finds the block's part of the pass. In shared memory it costs no registers.
+  __device__ __forceinline__ void find_place() {
+    if (thread() != 0) return;
     // Neighbouring blocks share rows of W, then lines of V.
-    const int outer = static_cast<int>(blockIdx.x) / arguments.channel_tiles;
-    const int first_channel =
-        (static_cast<int>(blockIdx.x) - outer * arguments.channel_tiles) * Traits::kChannels;
-    const int far = outer / arguments.classes;
-    first_row_ = outer - far * arguments.classes;
-    int64_t batch = far / arguments.tiles;
-    const int tile = far - static_cast<int>(batch) * arguments.tiles;
-    first_position_ = tile * (arguments.rows - 2 * arguments.margin);
-    channels_ = arguments.channels - first_channel;
-    if (channels_ > Traits::kChannels) channels_ = Traits::kChannels;
-    value_ += first_channel * arguments.value.column;
-    result_ += first_channel * arguments.result.column;
-    for (int d = arguments.batch_dims - 1; d >= 0; --d) {
-      const int64_t next = batch / arguments.batch_sizes[d];
-      const int64_t coordinate = batch - next * arguments.batch_sizes[d];
+    const int block = static_cast<int>(blockIdx.x);
+    const int outer = block / arguments_.channel_tiles;
+    const int channel = (block - outer * arguments_.channel_tiles) * Traits::kChannels;
+    const int far = outer / arguments_.classes;
+    const int item = far / arguments_.tiles;
+    BandPlace place{};
+    place.first_row = outer - far * arguments_.classes;
+    place.first_position =
+        (far - item * arguments_.tiles) * (arguments_.rows - 2 * arguments_.margin);
+    place.channels = arguments_.channels - channel;
+    if (place.channels > Traits::kChannels) place.channels = Traits::kChannels;
+    place.value = channel * arguments_.value.column;
+    place.result = channel * arguments_.result.column;
+    int64_t batch = item;
+    for (int d = arguments_.batch_dims - 1; d >= 0; --d) {
+      // One batch dimension, the usual case, needs no division.
+      const int64_t next = d > 0 ? batch / arguments_.batch_sizes[d] : 0;
+      const int64_t coordinate = batch - next * arguments_.batch_sizes[d];
       batch = next;
-      weight_ += coordinate * arguments.weight.batch[d];
-      value_ += coordinate * arguments.value.batch[d];
-      result_ += coordinate * arguments.result.batch[d];
+      place.weight += coordinate * arguments_.weight.batch[d];
+      place.value += coordinate * arguments_.value.batch[d];
+      place.result += coordinate * arguments_.result.batch[d];
     }
+    shared_.place = place;
   }
 
   __device__ __forceinline__ int bands() const {
@@ -168,29 +202,28 @@ class BandTile {
   // Finds the tile's rows on the ring.
   __device__ __forceinline__ void find_rows() {
     for (int i = thread(); i < arguments_.rows; i += Traits::kThreads) {
-      int position = (first_position_ - arguments_.margin + i) % arguments_.ring;
+      int position = (shared_.place.first_position - arguments_.margin + i) % arguments_.ring;
       if (position < 0) position += arguments_.ring;
-      int64_t row = first_row_ + arguments_.step * position;
+      int64_t row = shared_.place.first_row + arguments_.step * position;
       if (row >= arguments_.length) row %= arguments_.length;
       shared_.row[i] = static_cast<int>(row);
-      const bool odd = arguments_.packed_weights && begins_early(weight_ + row_weights(row));
-      shared_.weight_start[i] =
-          static_cast<uint16_t>(2 * Traits::kWeightStride * i + static_cast<int>(odd));
     }
   }
 
   // Begins to copy the tile; zeros where channels end.
   __device__ __forceinline__ void begin_values() {
-    for (int item = thread(); item < arguments_.rows * Traits::kRowChunks;
-         item += Traits::kThreads) {
-      const int row = item / Traits::kRowChunks;
-      const int chunk = item % Traits::kRowChunks;
-      const int left = channels_ - 8 * chunk;
+    const T* value = arguments_.value.data + shared_.place.value;
+    const int channels = shared_.place.channels;
+    const int own = thread();
+    const int chunk = own % Traits::kRowChunks;
+    for (int row = own / Traits::kRowChunks; row < arguments_.rows;
+         row += Traits::kThreads / Traits::kRowChunks) {
+      const int left = channels - 8 * chunk;
       const int count = left < 0 ? 0 : left > 8 ? 8 : left;
       // Any address will do where nothing is read.
-      const T* source = value_ + shared_.row[row] * arguments_.value.row +
+      const T* source = value + int64_t{shared_.row[row]} * arguments_.value_row +
                         (count > 0 ? 8 * chunk * arguments_.value.column : 0);
-      uint16_t* target = shared_.value + value_place(row, chunk);
+      uint16_t* target = shared_.value + (value_place(row) ^ 8 * chunk);
       if (arguments_.value_width == 8) {
         ptx::cp_async<16>(target, source, 2 * count);
       } else if (arguments_.value_width == 2) {
@@ -211,14 +244,14 @@ class BandTile {
   // Begins to copy the weights that a band needs.
   __device__ __forceinline__ void begin_weights(const Band& band) {
     const int elements = band.factors * Traits::kLinks;
-    const T* first = weight_ + band.first * arguments_.weight_factor;
+    const int64_t first = band.first * arguments_.weight_factor;
     if (arguments_.packed_weights) {
       // Words of two elements: the first may begin before the row's weights, the last end behind.
       for (int item = thread(); item < arguments_.rows * Traits::kWeightWords;
            item += Traits::kThreads) {
         const int row = item / Traits::kWeightWords;
         const int word = item % Traits::kWeightWords;
-        const T* source = first + row_weights(shared_.row[row]);
+        const T* source = weights_of(row) + first;
         const int early = begins_early(source) ? 1 : 0;
         const int left = elements + early - 2 * word;
         if (left > 0) {
@@ -233,39 +266,70 @@ class BandTile {
         const int element = item - row * elements;
         const int factor = element / Traits::kLinks;
         target[2 * Traits::kWeightStride * row + element] =
-            first[row_weights(shared_.row[row]) + factor * arguments_.weight_factor +
-                  (element - factor * Traits::kLinks) * arguments_.weight.column]
+            weights_of(row)[first + factor * arguments_.weight_factor +
+                            (element - factor * Traits::kLinks) * arguments_.weight.column]
                 .bits;
+      }
+    }
+  }
+
+  // Puts the weights that have come into order: factor by factor, links by distance.
+  __device__ __forceinline__ void unpack_weights(const Band& band) {
+    for (int row = thread(); row < arguments_.rows; row += Traits::kThreads) {
+      auto* weights = reinterpret_cast<uint16_t*>(shared_.weight + row * Traits::kWeightStride);
+      const int early =
+          arguments_.packed_weights &&
+                  begins_early(weights_of(row) + band.first * arguments_.weight_factor)
+              ? 1
+              : 0;
+      uint16_t ordered[Traits::kMerged][Traits::kLinks] = {};
+      PARAMIXER_UNROLL
+      for (int f = 0; f < Traits::kMerged; ++f) {
+        if (f == band.factors) break;
+        PARAMIXER_UNROLL
+        for (int link = 0; link < Traits::kLinks; ++link) {
+          const int column = arguments_.column[band.first + f][link];
+          ordered[f][link] = weights[early + f * Traits::kLinks + column];
+        }
+      }
+      PARAMIXER_UNROLL
+      for (int f = 0; f < Traits::kMerged; ++f) {
+        PARAMIXER_UNROLL
+        for (int link = 0; link < Traits::kLinks; ++link) {
+          weights[f * Traits::kFactorWeights + link] = ordered[f][link];
+        }
       }
     }
   }
 
   // Makes the coefficients of every row of the tile. A warp reads a row's coefficients in pairs of
   // columns of its window; so that pairs are words, rows keep their taps at one of two parities.
+  // Rows that a halo tile cannot know have none.
   __device__ __forceinline__ void compose(const Band& band) {
     for (int row = thread(); row < arguments_.rows; row += Traits::kThreads) {
       float taps[Traits::kTaps] = {};
-      switch (Traits::kMerged - band.factors) {  // fewer only in the last factors of a pass
-        case 0:
-          compose_row<Traits::kMerged>(band, row, taps);
-          break;
-        case 1:
-          compose_row<Traits::kMerged - 1>(band, row, taps);
-          break;
-        default:
-          compose_row<1>(band, row, taps);
+      if (row >= band.begin && row < band.end) {
+        switch (Traits::kMerged - band.factors) {  // fewer only in the last factors of a pass
+          case 0:
+            compose_row<Traits::kMerged>(band, row, taps);
+            break;
+          case 1:
+            compose_row<Traits::kMerged - 1>(band, row, taps);
+            break;
+          default:
+            compose_row<1>(band, row, taps);
+        }
+        if (kKeep) taps[Traits::kBandReach] -= 1.0f;
       }
-      if (arguments_.keep) taps[Traits::kBandReach] -= 1.0f;
-      const bool odd = (first_column(row >> band.shift) & 1) != 0;
+      const int shift = (first_column(row >> band.shift) & 1) != 0 ? 16 : 32;
       uint32_t* target = shared_.band + band_slot(row) * Traits::kBandWords;
+      uint32_t before = 0;
       PARAMIXER_UNROLL
       for (int word = 0; word < Traits::kTapWords; ++word) {
-        constexpr int kLast = Traits::kTaps - 1;
-        const float before = word > 0 ? taps[2 * word - 1] : 0.0f;
-        const float own = taps[2 * word];
-        const float behind = 2 * word < kLast ? taps[2 * word + 1 > kLast ? kLast : 2 * word + 1]
-                                              : 0.0f;
-        target[word] = pack_pair<T>(odd ? before : own, odd ? own : behind);
+        const bool last = word == Traits::kTapWords - 1;
+        const uint32_t pair = pack_pair<T>(taps[2 * word], last ? 0.0f : taps[2 * word + !last]);
+        target[word] = funnel_shift(before, pair, shift);
+        before = pair;
       }
     }
   }
@@ -273,37 +337,42 @@ class BandTile {
   // Applies the composed band to the tile, in place.
   __device__ __forceinline__ void multiply(const Band& band) {
     // Groups of 16 rows, class after class. More than kHeld a warp only where every class is held
-    // by one group alone (band_pass.h), so that none reads what another has replaced.
+    // by one group alone, so that none reads what another has replaced.
     const int groups = ((band.class_rows + Traits::kMmaRows - 1) / Traits::kMmaRows) << band.shift;
-    for (int base = warp(); base - warp() < groups; base += Traits::kHeld * Traits::kWarps) {
-      for (int slice = 0; slice < channels_; slice += Traits::kSlice) {
-        uint32_t held[Traits::kHeld][Traits::kSlice / 8][2];
-        PARAMIXER_UNROLL
-        for (int h = 0; h < Traits::kHeld; ++h) {
-          const int group = base + h * Traits::kWarps;
-          if (group < groups) multiply_group(band, group, slice / 8, held[h]);
-        }
-        __syncthreads();
-        PARAMIXER_UNROLL
-        for (int h = 0; h < Traits::kHeld; ++h) {
-          const int group = base + h * Traits::kWarps;
-          if (group < groups) store_group(band, group, slice / 8, held[h]);
-        }
+    for (int first = 0; first < groups; first += Traits::kHeld * Traits::kWarps) {
+      const int lane = thread() % cuda::Traits::kWarp;
+      const int base = first + thread() / cuda::Traits::kWarp;
+      uint32_t held[Traits::kHeld][Traits::kRowChunks][2];
+      PARAMIXER_UNROLL
+      for (int h = 0; h < Traits::kHeld; ++h) {
+        const int group = base + h * Traits::kWarps;
+        if (group < groups) multiply_group(band, group, lane, held[h]);
+      }
+      __syncthreads();
+      PARAMIXER_UNROLL
+      for (int h = 0; h < Traits::kHeld; ++h) {
+        const int group = base + h * Traits::kWarps;
+        if (group < groups) store_group(band, group, lane, held[h]);
       }
     }
   }
 
   __device__ __forceinline__ void write_rows() {
-    const int rows = arguments_.rows - 2 * arguments_.margin;
-    for (int item = thread(); item < rows * Traits::kRowChunks; item += Traits::kThreads) {
-      const int row = item / Traits::kRowChunks;
-      const int chunk = item % Traits::kRowChunks;
-      if (row >= arguments_.ring - first_position_ || 8 * chunk >= channels_) continue;
+    T* result = arguments_.result.data + shared_.place.result;
+    const int channels = shared_.place.channels;
+    const int own = thread();
+    const int chunk = own % Traits::kRowChunks;
+    int rows = arguments_.rows - 2 * arguments_.margin;
+    if (rows > arguments_.ring - shared_.place.first_position)
+      rows = arguments_.ring - shared_.place.first_position;
+    if (8 * chunk >= channels) return;
+    for (int row = own / Traits::kRowChunks; row < rows;
+         row += Traits::kThreads / Traits::kRowChunks) {
       const int tile_row = row + arguments_.margin;
-      T* target = result_ + shared_.row[tile_row] * arguments_.result.row +
+      T* target = result + int64_t{shared_.row[tile_row]} * arguments_.result_row +
                   8 * chunk * arguments_.result.column;
-      const uint16_t* source = shared_.value + value_place(tile_row, chunk);
-      const int left = channels_ - 8 * chunk;
+      const uint16_t* source = shared_.value + (value_place(tile_row) ^ 8 * chunk);
+      const int left = channels - 8 * chunk;
       if (arguments_.result_width == 8 && left >= 8) {
         store_vector(target, *reinterpret_cast<const Vector16*>(source));
       } else {
@@ -313,14 +382,15 @@ class BandTile {
   }
 
  private:
-  static __device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x); }
-  static __device__ __forceinline__ int lane() { return thread() % cuda::Traits::kWarp; }
-  static __device__ __forceinline__ int warp() { return thread() / cuda::Traits::kWarp; }
+  static __device__ __forceinline__ int thread() {
+    return recompute_from(static_cast<int>(threadIdx.x));
+  }
 
-  // In elements of Shared::value. The 8 chunks of a row change places with the row's number, so
-  // that 8 rows that lie 1, 8 or 64 apart have theirs in 8 different groups of banks.
-  static __device__ __forceinline__ int value_place(int row, int chunk) {
-    return row * Traits::kChannels + ((chunk ^ row ^ (row >> 3) ^ (row >> 6)) & 7) * 8;
+  // Where chunk 0 of a row lies in BandShared::value; chunk c lies at this ^ 8 c. So the 8 chunks
+  // of a row change places with its number, and 8 rows that lie 1, 8 or 64 apart have each chunk in
+  // 8 different groups of banks.
+  static __device__ __forceinline__ int value_place(int row) {
+    return row * Traits::kChannels + ((row ^ (row >> 3) ^ (row >> 6)) & 7) * 8;
   }
 
   // Rows of the band change places for the same reason.
@@ -337,26 +407,43 @@ class BandTile {
     return reinterpret_cast<uintptr_t>(weights) % 4 != 0;
   }
 
-  __device__ __forceinline__ int64_t row_weights(int64_t row) const {
-    return row * arguments_.weight.row;
+  // The weights of a row of the tile, in device memory.
+  __device__ __forceinline__ const T* weights_of(int row) const {
+    return arguments_.weight.data + shared_.place.weight +
+           int64_t{shared_.row[row]} * arguments_.weight_row;
   }
 
   // The tile as a ring: what leaves it on one side comes in on the other. In a halo tile that is
   // wrong, and only rows outside of [Band::begin, Band::end) see it.
-  __device__ __forceinline__ int wrap(int row) const {
-    const auto above = static_cast<uint32_t>(row + (arguments_.rows << Traits::kTurns));
-    const auto turns = static_cast<uint32_t>((uint64_t{2 * above} * reciprocal_) >> 32);
-    return static_cast<int>(above - turns * static_cast<uint32_t>(arguments_.rows));
+  __device__ __forceinline__ int wrap(int row) const { return row & (arguments_.rows - 1); }
+
+  // A factor's weights in a row of the tile, however far it lies outside: of all links, or of one.
+  __device__ __forceinline__ void load_weights(int factor, int row,
+                                               float (&weights)[Traits::kLinks]) const {
+    const uint16_t* source = weights_in_order(factor, row);
+    PARAMIXER_UNROLL
+    for (int unit = 0; unit < Traits::kLinks; unit += 4) {
+      const auto four = *reinterpret_cast<const FourWeights*>(source + unit);
+      PARAMIXER_UNROLL
+      for (int i = 0; i < 4 && unit + i < Traits::kLinks; ++i) {
+        weights[unit + i] = with_identity(four.element[i], unit + i);
+      }
+    }
+  }
+  __device__ __forceinline__ float load_weight(int factor, int row, int link) const {
+    return with_identity(T{weights_in_order(factor, row)[link]}, link);
   }
 
-  // The weight of link j = link - kReach of a row of the tile, any number of turns away.
-  __device__ __forceinline__ float weight(const Band& band, int factor, int row, int link) const {
-    const int flip = arguments_.packed_weights ? band.first & 1 : 0;  // K is odd
-    const int start = shared_.weight_start[wrap(row)] ^ flip;
-    const int column = arguments_.column[band.first + factor][link];
-    const float weight = widen(T{reinterpret_cast<const uint16_t*>(
-        shared_.weight)[start + factor * Traits::kLinks + column]});
-    return arguments_.keep && link == Traits::kReach ? weight + 1.0f : weight;
+  struct alignas(8) FourWeights {
+    T element[4];
+  };
+
+  __device__ __forceinline__ const uint16_t* weights_in_order(int factor, int row) const {
+    return reinterpret_cast<const uint16_t*>(shared_.weight + wrap(row) * Traits::kWeightStride) +
+           factor * Traits::kFactorWeights;
+  }
+  __device__ __forceinline__ float with_identity(T weight, int link) const {
+    return kKeep && link == Traits::kReach ? widen(weight) + 1.0f : widen(weight);
   }
 
   // The product of the band's kCount factors, in the middle of its taps.
@@ -379,24 +466,35 @@ class BandTile {
   template <int kCount, int kLevel, int kWidth>
   __device__ __forceinline__ void compose_level(const Band& band, int row,
                                                 float (&taps)[kWidth]) const {
-    if constexpr (kLevel == 0) {
-      taps[0] = 1.0f;
+    constexpr int kFactor = kTranspose ? kCount - kLevel : kLevel - 1;
+    const auto away = [&](int o) { return row + ((o * (1 << kFactor)) << band.shift); };
+    float scale[Traits::kLinks];
+    if constexpr (kTranspose) {
+      PARAMIXER_UNROLL
+      for (int link = 0; link < Traits::kLinks; ++link) {
+        scale[link] = load_weight(kFactor, away(Traits::kReach - link), link);
+      }
     } else {
-      constexpr int kFactor = kTranspose ? kCount - kLevel : kLevel - 1;
+      load_weights(kFactor, row, scale);
+    }
+    if constexpr (kLevel == 1) {
+      PARAMIXER_UNROLL
+      for (int link = 0; link < Traits::kLinks; ++link) {
+        taps[kTranspose ? Traits::kLinks - 1 - link : link] = scale[link];
+      }
+    } else {
       constexpr int kInnerReach = reach_of(kLevel - 1);
       PARAMIXER_UNROLL
       for (int tap = 0; tap < kWidth; ++tap) taps[tap] = 0.0f;
       PARAMIXER_UNROLL
       for (int link = 0; link < Traits::kLinks; ++link) {
         const int o = link - Traits::kReach;
-        const int other = row + (((kTranspose ? -o : o) * (1 << kFactor)) << band.shift);
-        const float scale = weight(band, kFactor, kTranspose ? other : row, link);
         float inner[2 * kInnerReach + 1];
-        compose_level<kCount, kLevel - 1>(band, other, inner);
+        compose_level<kCount, kLevel - 1>(band, away(kTranspose ? -o : o), inner);
         PARAMIXER_UNROLL
         for (int x = -kInnerReach; x <= kInnerReach; ++x) {
           const int tap = kTranspose ? 2 * x - o : x + o * (1 << kFactor);
-          taps[reach_of(kLevel) + tap] += scale * inner[kInnerReach + x];
+          taps[reach_of(kLevel) + tap] += scale[link] * inner[kInnerReach + x];
         }
       }
     }
@@ -406,67 +504,63 @@ class BandTile {
     return Traits::kReach * ((1 << level) - 1);
   }
 
-  // The row of the tile that is row t of a group's class.
+  // The row of the tile that is row t of a group, outside of the group too.
   __device__ __forceinline__ int row_of(const Band& band, int group, int t) const {
     const int row_class = group & ((1 << band.shift) - 1);
-    return wrap(row_class + ((first_of(band, group) + t) << band.shift));
-  }
-  static __device__ __forceinline__ int first_of(const Band& band, int group) {
-    return (group >> band.shift) * Traits::kMmaRows;
+    return wrap(row_class + (((group >> band.shift) * Traits::kMmaRows + t) << band.shift));
   }
 
   // Fragments of 16 rows of the band, zeros included; see ptx::mma_m16n8k16_bf16 for their order.
-  __device__ __forceinline__ void load_band(const int (&rows)[2],
+  __device__ __forceinline__ void load_band(const int (&rows)[2], int lane,
                                             uint32_t (&fragments)[Traits::kSteps][4]) const {
     PARAMIXER_UNROLL
-    for (int step = 0; step < Traits::kSteps; ++step) {
+    for (int half = 0; half < 2; ++half) {
+      const uint32_t* source = shared_.band + band_slot(rows[half]) * Traits::kBandWords;
+      const int first_word = lane % 4 - first_column(lane / 4 + 8 * half) / 2;
       PARAMIXER_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const int t = lane() / 4 + 8 * (i % 2);
-        const int pair = 8 * step + 4 * (i / 2) + lane() % 4;
-        const int word = pair - first_column(t) / 2;
+      for (int quarter = 0; quarter < 2 * Traits::kSteps; ++quarter) {
+        const int word = first_word + 4 * quarter;
         const bool inside = static_cast<unsigned>(word) < Traits::kTapWords;
-        fragments[step][i] =
-            inside ? shared_.band[band_slot(rows[i % 2]) * Traits::kBandWords + word] : 0u;
+        const uint32_t pair = source[inside ? word : 0];  // no branch around the load
+        fragments[quarter / 2][half + 2 * (quarter % 2)] = inside ? pair : 0u;
       }
     }
   }
 
   // Two channels of a row of the tile, as they lie in a lane's sums.
-  __device__ __forceinline__ uint32_t* pair_of(int row, int chunk) const {
-    return reinterpret_cast<uint32_t*>(shared_.value + value_place(row, chunk)) + lane() % 4;
+  __device__ __forceinline__ uint32_t* pair_of(int place, int chunk, int lane) const {
+    return reinterpret_cast<uint32_t*>(shared_.value + (place ^ 8 * chunk)) + lane % 4;
   }
 
-  __device__ __forceinline__ void start_sums(int row, int chunk, float& low, float& high) const {
-    const uint32_t pair = arguments_.keep ? *pair_of(row, chunk) : 0u;
-    low = widen(T{static_cast<uint16_t>(pair)});
-    high = widen(T{static_cast<uint16_t>(pair >> 16)});
-  }
-
-  // Sums of a group's rows and the channels of a slice, rounded, in pairs.
-  __device__ __forceinline__ void multiply_group(const Band& band, int group, int first_chunk,
-                                                 uint32_t (&held)[Traits::kSlice / 8][2]) const {
-    const int rows[2] = {row_of(band, group, lane() / 4), row_of(band, group, lane() / 4 + 8)};
+  // Sums of a group's rows, rounded, in pairs of channels.
+  __device__ __forceinline__ void multiply_group(const Band& band, int group, int lane,
+                                                 uint32_t (&held)[Traits::kRowChunks][2]) const {
+    const int rows[2] = {row_of(band, group, lane / 4), row_of(band, group, lane / 4 + 8)};
+    const int places[2] = {value_place(rows[0]), value_place(rows[1])};
     uint32_t fragments[Traits::kSteps][4];
-    load_band(rows, fragments);
+    load_band(rows, lane, fragments);
     int window[Traits::kSteps];
     PARAMIXER_UNROLL
     for (int step = 0; step < Traits::kSteps; ++step) {
-      window[step] = row_of(band, group, 16 * step + lane() % 16 - Traits::kMargin);
+      window[step] = value_place(row_of(band, group, 16 * step + lane % 16 - Traits::kMargin)) ^
+                     8 * (lane / 16);
     }
     PARAMIXER_UNROLL
-    for (int chunk = 0; chunk < Traits::kSlice / 8; chunk += 2) {
-      float sum[2][4];
-      PARAMIXER_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        start_sums(rows[i % 2], first_chunk + chunk + i / 2, sum[i / 2][2 * (i % 2)],
-                   sum[i / 2][2 * (i % 2) + 1]);
+    for (int chunk = 0; chunk < Traits::kRowChunks; chunk += 2) {
+      if (chunk == Traits::kRowChunks / 2 && 8 * chunk >= shared_.place.channels) break;
+      float sum[2][4] = {};
+      if (kKeep) {
+        PARAMIXER_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          const uint32_t pair = *pair_of(places[i % 2], chunk + i / 2, lane);
+          sum[i / 2][2 * (i % 2)] = widen(T{static_cast<uint16_t>(pair)});
+          sum[i / 2][2 * (i % 2) + 1] = widen(T{static_cast<uint16_t>(pair >> 16)});
+        }
       }
       PARAMIXER_UNROLL
       for (int step = 0; step < Traits::kSteps; ++step) {
         uint32_t values[4];
-        ptx::ldmatrix_trans(values, shared_.value + value_place(window[step], first_chunk + chunk +
-                                                                                  lane() / 16));
+        ptx::ldmatrix_trans(values, shared_.value + (window[step] ^ 8 * chunk));
         multiply_add(sum[0], fragments[step], {values[0], values[1]}, T{});
         multiply_add(sum[1], fragments[step], {values[2], values[3]}, T{});
       }
@@ -478,52 +572,47 @@ class BandTile {
     }
   }
 
-  // Rows that a halo tile cannot know become zeros: finite, whatever the data.
-  __device__ __forceinline__ void store_group(const Band& band, int group, int first_chunk,
-                                              const uint32_t (&held)[Traits::kSlice / 8][2]) const {
+  __device__ __forceinline__ void store_group(const Band& band, int group, int lane,
+                                              const uint32_t (&held)[Traits::kRowChunks][2]) const {
     PARAMIXER_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const int t = lane() / 4 + 8 * half;
-      if (first_of(band, group) + t >= band.class_rows) continue;
-      const int row = row_of(band, group, t);
-      const bool known = row >= band.begin && row < band.end;
+      const int t = lane / 4 + 8 * half;
+      if (t >= band.class_rows) continue;  // a class of fewer than 16 rows
+      const int place = value_place(row_of(band, group, t));
       PARAMIXER_UNROLL
-      for (int chunk = 0; chunk < Traits::kSlice / 8; ++chunk) {
-        *pair_of(row, first_chunk + chunk) = known ? held[chunk][half] : 0u;
+      for (int chunk = 0; chunk < Traits::kRowChunks; ++chunk) {
+        if (chunk == Traits::kRowChunks / 2 && 8 * chunk >= shared_.place.channels) break;
+        *pair_of(place, chunk, lane) = held[chunk][half];
       }
     }
   }
 
   const BandArguments<T>& arguments_;
   BandShared<Traits>& shared_;
-  const T* weight_;  // factor 0 of the batch item
-  const T* value_;   // the batch item at the tile's first channel
-  T* result_;
-  uint32_t reciprocal_;
-  int first_row_;       // of the class, on the ring
-  int first_position_;  // along the class, of the first row that the tile computes
-  int channels_;        // that exist
 };
 
-template <typename T, typename Traits, bool kTranspose>
+template <typename T, typename Traits, bool kTranspose, bool kKeep>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocksPerSM)
     band_kernel(const __grid_constant__ BandArguments<T> arguments) {
   PARAMIXER_DYNAMIC_SHARED(BandShared<Traits>, shared);
-  BandTile<T, Traits, kTranspose> tile(arguments, *shared);
+  BandTile<T, Traits, kTranspose, kKeep> tile(arguments, *shared);
+  tile.find_place();
+  __syncthreads();
   tile.find_rows();
   __syncthreads();
   tile.begin_values();
-  tile.begin_weights(tile.band(0));
-  ptx::cp_async_commit_group();
-  for (int number = 0; number < tile.bands(); ++number) {
-    const Band band = tile.band(number);
-    ptx::cp_async_wait_group<0>();
-    __syncthreads();  // weights are there, and values, copied or stored
-    tile.compose(band);
-    __syncthreads();
-    if (number + 1 < tile.bands()) tile.begin_weights(tile.band(number + 1));
+  for (int number = 0;; ++number) {
+    // A band's weights travel while the band before is applied.
+    if (number < tile.bands()) tile.begin_weights(tile.band(number));
     ptx::cp_async_commit_group();
-    tile.multiply(band);
+    if (number > 0) tile.multiply(tile.band(number - 1));
+    if (number == tile.bands()) break;
+    ptx::cp_async_wait_group<0>();
+    __syncthreads();
+    tile.unpack_weights(tile.band(number));
+    __syncthreads();
+    tile.compose(tile.band(number));
+    __syncthreads();
   }
   __syncthreads();
   tile.write_rows();

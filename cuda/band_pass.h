@@ -52,34 +52,39 @@ struct BandTraits {
   static constexpr int kBandReach = kReach * ((1 << kMerged) - 1);
   static constexpr int kTaps = 2 * kBandReach + 1;
 
-  // A tile: rows of a class, and channels. Every row is kRowChunks 16-byte chunks.
+  // A tile: at most kRows rows of a class, always a power of two, and kChannels channels.
   static constexpr int kRows = 512;
   static constexpr int kChannels = 64;
-  static constexpr int kRowChunks = kChannels / 8;
-  static constexpr int kThreads = 512;
+  static constexpr int kRowChunks = kChannels / 8;  // of 16 bytes
+  static constexpr int kThreads = 256;
   static constexpr int kWarps = kThreads / cuda::Traits::kWarp;
-  static constexpr int kBlocksPerSM = kLinks <= 5 ? 2 : 1;
-
-  // 2^kTurns times around the tile is farther than any link or window leads out of it.
-  static constexpr int kTurns = 12;
+  static constexpr int kBlocksPerSM = kLinks <= 7 ? 2 : 1;
 
   // mma.m16n8k16: a warp multiplies 16 rows of the band with a window of 16 kSteps rows of the
   // tile, which begins kMargin rows before the first of them.
   static constexpr int kMmaRows = 16;
   static constexpr int kMargin = round_up(kBandReach, 8);
   static constexpr int kSteps = (kMmaRows + 2 * kMargin) / 16;
-  // Row groups of 16 whose results a warp holds until all warps have read, and the channels of one
-  // such round: kHeld * kSlice / 4 registers.
+  // Groups of 16 rows whose results a warp holds until all warps have read: 16 registers each.
   static constexpr int kHeld = kRows / kMmaRows / kWarps;
-  static constexpr int kSlice = 32;
 
   // A row of the band in shared memory: its taps in pairs, at one of two parities.
   static constexpr int kTapWords = (kTaps + 1) / 2;
   static constexpr int kBandWords = round_up(kTapWords, 4);
-  // A row's weights of kMerged factors in shared memory, copied in words that may begin one element
-  // early. An odd stride, or rows would share their banks.
+  // A row's weights in shared memory: as they come, in words that may begin one element early, and
+  // then factor by factor in units of four elements. Strides of 2, 6, 10, .. words keep the rows
+  // that half a warp reads in different banks.
   static constexpr int kWeightWords = (kMerged * kLinks + 2) / 2;
-  static constexpr int kWeightStride = kWeightWords | 1;
+  static constexpr int kFactorWeights = round_up(kLinks, 4);
+  static constexpr int kWeightStride = round_up(kMerged * kFactorWeights / 2 - 2, 4) + 2;
+};
+
+// A block's part of a pass.
+struct BandPlace {
+  int64_t weight, value, result;  // elements before its batch item, and its channels
+  int32_t first_row;              // of its class, on the ring
+  int32_t first_position;         // along the class, of the first row that it computes
+  int32_t channels;               // of its tile that exist
 };
 
 // What a block keeps in shared memory.
@@ -88,8 +93,8 @@ struct alignas(16) BandShared {
   uint16_t value[Traits::kRows * Traits::kChannels];
   uint32_t band[Traits::kRows * Traits::kBandWords];
   uint32_t weight[Traits::kRows * Traits::kWeightStride];
-  int32_t row[Traits::kRows];             // of the ring, by row of the tile
-  uint16_t weight_start[Traits::kRows];   // where a row's weights begin, in elements
+  BandPlace place;
+  int32_t row[Traits::kRows];  // of the ring, by row of the tile
 };
 
 namespace detail {
@@ -99,10 +104,10 @@ constexpr bool band_traits_are_sound() {
   static_assert(Traits::kLinks % 2 == 1 && Traits::kLinks <= kMaxBandLinks);
   static_assert((Traits::kMmaRows + 2 * Traits::kMargin) % 16 == 0);
   static_assert(Traits::kHeld * Traits::kMmaRows * Traits::kWarps == Traits::kRows);
-  static_assert(Traits::kChannels % Traits::kSlice == 0 && Traits::kSlice % 16 == 0);
+  static_assert((Traits::kRows & (Traits::kRows - 1)) == 0);
   static_assert(Traits::kRowChunks == 8, "the swizzle permutes 8 chunks");
-  static_assert(Traits::kRows * 2 * Traits::kWeightStride <= std::numeric_limits<uint16_t>::max());
-  static_assert(Traits::kThreads <= 1024);
+  static_assert(Traits::kThreads % Traits::kRowChunks == 0);
+  static_assert(Traits::kWeightWords <= Traits::kWeightStride, "weights are unpacked in place");
   // What a multiprocessor of compute capability 9.0 and 10.0 has, less 1 KiB a block.
   static_assert(Traits::kBlocksPerSM * (sizeof(BandShared<Traits>) + 1024) <= 228 * 1024);
   return true;
@@ -131,34 +136,23 @@ struct BandShape {
 
 namespace detail {
 
-// Whether the classes of every band of a pass on a closed tile of `rows` rows are whole: equally
-// long, and cut into 16 rows without a rest or held by one warp alone.
-inline bool can_close(int64_t rows, int bands, int merged, int mma_rows) {
-  for (int b = 0; b < bands; ++b) {
-    const int64_t classes = int64_t{1} << (merged * b);
-    const int64_t length = rows / classes;
-    if (rows % classes != 0 || (length > mma_rows && length % mma_rows != 0)) return false;
-  }
-  return true;
-}
-
 template <typename Traits>
 void set_tile(const BandPass& pass, BandShape& shape) {
-  const int bands = (pass.factors + Traits::kMerged - 1) / Traits::kMerged;
-  if (shape.ring <= Traits::kRows &&
-      can_close(shape.ring, bands, Traits::kMerged, Traits::kMmaRows)) {
+  // Every class of the last band has rows, whole groups of 16 or fewer than one.
+  const int last_shift = (pass.factors - 1) / Traits::kMerged * Traits::kMerged;
+  const bool is_power = (shape.ring & (shape.ring - 1)) == 0;
+  if (is_power && shape.ring <= Traits::kRows && shape.ring >> last_shift > 0) {
     shape.rows = static_cast<int>(shape.ring);
     shape.tiles = 1;
     return;
   }
-  // Equally long classes of whole groups of 16 rows in every band.
-  const int unit = Traits::kMmaRows << (Traits::kMerged * (bands - 1));
   const int64_t margin = Traits::kReach * ((int64_t{1} << pass.factors) - 1);
-  const int64_t most = Traits::kRows / unit * unit;
-  if (most - 2 * margin < Traits::kMmaRows) return;
+  if (2 * margin + Traits::kMmaRows > Traits::kRows) return;
+  int rows = std::max(Traits::kMmaRows, 1 << last_shift);
+  while (rows < Traits::kRows && rows < shape.ring + 2 * margin) rows *= 2;
   shape.margin = static_cast<int>(margin);
-  shape.rows = static_cast<int>(std::min(most, ceil_div(shape.ring + 2 * margin, unit) * unit));
-  shape.tiles = ceil_div(shape.ring, shape.rows - 2 * margin);
+  shape.rows = rows;
+  shape.tiles = ceil_div(shape.ring, rows - 2 * margin);
 }
 
 inline int widest_access(const Problem& problem, const Operand& operand) {
@@ -172,13 +166,18 @@ template <typename Traits>
 BandShape band_shape_for(const BandPass& pass) {
   const Problem& problem = pass.problem;
   BandShape shape;
-  if (problem.length > std::numeric_limits<int32_t>::max()) return shape;
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  // Row numbers, and a step beyond them, are 32-bit numbers in the kernel; so are strides of rows.
+  if (problem.length > kMost / 2) return shape;
+  for (const Operand* operand : {&problem.weight, &problem.value, &problem.result}) {
+    if (operand->row > kMost) return shape;
+  }
   shape.classes = std::gcd(problem.length, pass.step);
   shape.ring = problem.length / shape.classes;
   set_tile<Traits>(pass, shape);
   shape.channel_tiles = ceil_div(problem.channels, Traits::kChannels);
   shape.blocks = shape.channel_tiles * shape.classes * shape.tiles * batch_count(problem);
-  if (shape.blocks > std::numeric_limits<int32_t>::max()) shape.rows = 0;
+  if (shape.blocks > kMost) shape.rows = 0;
   shape.threads = Traits::kThreads;
   shape.shared_bytes = sizeof(BandShared<Traits>);
   shape.value_width = widest_access(problem, problem.value);
@@ -203,6 +202,14 @@ inline BandShape band_shape(const BandPass& pass) {
       return detail::band_shape_for<BandTraits<9>>(pass);
   }
   return {};
+}
+
+// Whether launch_band_pass runs this pass on a device whose blocks can have `shared_limit` bytes of
+// shared memory (cudaDevAttrMaxSharedMemoryPerBlockOptin).
+inline bool band_serves(DType dtype, const BandPass& pass, size_t shared_limit) {
+  if (dtype != DType::kBFloat16 && dtype != DType::kFloat16) return false;
+  const BandShape shape = band_shape(pass);
+  return shape.rows > 0 && shape.shared_bytes <= shared_limit;
 }
 
 }  // namespace paramixer::cuda

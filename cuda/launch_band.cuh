@@ -1,25 +1,24 @@
-// From a pass and its shape to the kernel instantiation that runs it, and its launch.
+// Choose the variant, fill its arguments, launch it.
 #pragma once
 
-#include "band.cuh"
+#include "band_kernels.cuh"
+#include "launch_band.h"
 
 namespace paramixer::cuda {
 
 template <typename T>
-using BandFunction = void (*)(const BandArguments<T>);
-
-template <typename T>
-BandFunction<T> find_band_kernel(int links, bool transpose) {
-  switch (links) {
-    case 3:
-      return transpose ? band_kernel<T, BandTraits<3>, true> : band_kernel<T, BandTraits<3>, false>;
-    case 5:
-      return transpose ? band_kernel<T, BandTraits<5>, true> : band_kernel<T, BandTraits<5>, false>;
-    case 7:
-      return transpose ? band_kernel<T, BandTraits<7>, true> : band_kernel<T, BandTraits<7>, false>;
-    default:
-      return transpose ? band_kernel<T, BandTraits<9>, true> : band_kernel<T, BandTraits<9>, false>;
-  }
+cudaError_t launch_band(const BandPass& pass, cudaStream_t stream) {
+  const BandShape shape = band_shape(pass);
+  if (shape.rows == 0) return cudaErrorInvalidValue;
+  const auto kernel = reinterpret_cast<const void*>(find_band_kernel<T>(pass));
+  // Per device, and a stream may be of any: cheaper to repeat than to remember.
+  const cudaError_t status = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
+  if (status != cudaSuccess) return status;
+  auto arguments = make_band_arguments<T>(pass, shape);
+  void* parameters[] = {&arguments};
+  return cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(shape.blocks)), dim3(shape.threads),
+                          parameters, shape.shared_bytes, stream);
 }
 
 }  // namespace paramixer::cuda

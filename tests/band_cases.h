@@ -67,7 +67,8 @@ inline std::vector<BandCase> band_cases() {
       return;
     }
   };
-  for (const int64_t length : {1, 2, 3, 4, 5, 8, 12, 16, 17, 31, 32, 48, 64, 67, 96, 100, 128, 256}) {
+  for (const int64_t length :
+       {1, 2, 3, 4, 5, 8, 12, 16, 17, 31, 32, 48, 64, 67, 96, 100, 128, 256}) {
     for (const int64_t step : {1, 2, 3, 8}) add(length, step);
   }
   for (const int64_t length : {500, 512, 513, 600, 768, 1000, 1024}) {
@@ -119,8 +120,7 @@ class BandInstance {
   }
 
   void poison_outputs() {
-    std::memset(static_cast<void*>(result.storage.data()), 0xff,
-                result.storage.size() * sizeof(T));
+    std::memset(static_cast<void*>(result.storage.data()), 0xff, result.storage.size() * sizeof(T));
   }
 
   std::vector<unsigned char> output_bytes() const {
@@ -218,8 +218,7 @@ class BandInstance {
       if (case_.layout == Layout::kExpandedColumn) operand.column = 0;
     }
     tensor.storage.resize(tensor.start + batch);
-    std::memset(static_cast<void*>(tensor.storage.data()), 0xff,
-                tensor.storage.size() * sizeof(T));
+    std::memset(static_cast<void*>(tensor.storage.data()), 0xff, tensor.storage.size() * sizeof(T));
     operand.data = tensor.storage.data() + tensor.start;
     if (role == Role::kOutput) return tensor;
     std::normal_distribution<float> normal(0, static_cast<float>(deviation));
@@ -247,7 +246,8 @@ class BandInstance {
     const int64_t n = case_.length, d = case_.channels;
     Chain from;
     for (int64_t i = 0; i < n; ++i) {
-      for (int64_t c = 0; c < d; ++c) from.value.push_back(widen(value.storage[place(value, b, i, c)]));
+      for (int64_t c = 0; c < d; ++c)
+        from.value.push_back(widen(value.storage[place(value, b, i, c)]));
     }
     for (const double x : from.value) from.magnitude.push_back(std::abs(x));
     for (int number = 0; number < case_.factors; ++number) {

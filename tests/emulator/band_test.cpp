@@ -11,7 +11,7 @@
 #include "simt.h"
 // The kernels need the words of CUDA that simt.h defines.
 #include "band_cases.h"
-#include "launch_band.cuh"
+#include "band_kernels.cuh"
 
 namespace paramixer::testing {
 namespace {
@@ -33,7 +33,7 @@ std::vector<unsigned char> emulate(BandInstance<T>& instance,
   const BandPass pass = instance.pass();
   const BandShape shape = cuda::band_shape(pass);
   const auto arguments = cuda::make_band_arguments<T>(pass, shape);
-  const auto function = cuda::find_band_kernel<T>(pass.problem.links, pass.transpose);
+  const auto function = cuda::find_band_kernel<T>(pass);
   simt::launch({.name = "band",
                 .grid = {static_cast<unsigned>(shape.blocks)},
                 .block = {static_cast<unsigned>(shape.threads)},
