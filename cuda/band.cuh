@@ -161,6 +161,8 @@ class BandTile {
     place.first_row = outer - far * arguments_.classes;
     place.first_position =
         (far - item * arguments_.tiles) * (arguments_.rows - 2 * arguments_.margin);
+    place.rows = arguments_.ring - place.first_position + 2 * arguments_.margin;
+    if (place.rows > arguments_.rows) place.rows = arguments_.rows;
     place.channels = arguments_.channels - channel;
     if (place.channels > Traits::kChannels) place.channels = Traits::kChannels;
     place.value = channel * arguments_.value.column;
@@ -195,13 +197,13 @@ class BandTile {
     const int before = Traits::kReach * ((1 << band.first) - 1);
     const int behind = Traits::kReach * ((1 << (band.first + band.factors)) - 1);
     band.begin = arguments_.margin == 0 ? 0 : kTranspose ? arguments_.margin - before : behind;
-    band.end = arguments_.rows - band.begin;
+    band.end = shared_.place.rows - band.begin;
     return band;
   }
 
   // Finds the tile's rows on the ring.
   __device__ __forceinline__ void find_rows() {
-    for (int i = thread(); i < arguments_.rows; i += Traits::kThreads) {
+    for (int i = thread(); i < shared_.place.rows; i += Traits::kThreads) {
       int position = (shared_.place.first_position - arguments_.margin + i) % arguments_.ring;
       if (position < 0) position += arguments_.ring;
       int64_t row = shared_.place.first_row + arguments_.step * position;
@@ -210,7 +212,7 @@ class BandTile {
     }
   }
 
-  // Begins to copy the tile; zeros where channels end.
+  // Begins to copy the tile; zeros where rows and channels end.
   __device__ __forceinline__ void begin_values() {
     const T* value = arguments_.value.data + shared_.place.value;
     const int channels = shared_.place.channels;
@@ -218,11 +220,14 @@ class BandTile {
     const int chunk = own % Traits::kRowChunks;
     for (int row = own / Traits::kRowChunks; row < arguments_.rows;
          row += Traits::kThreads / Traits::kRowChunks) {
-      const int left = channels - 8 * chunk;
+      const int left = row < shared_.place.rows ? channels - 8 * chunk : 0;
       const int count = left < 0 ? 0 : left > 8 ? 8 : left;
       // Any address will do where nothing is read.
-      const T* source = value + int64_t{shared_.row[row]} * arguments_.value_row +
-                        (count > 0 ? 8 * chunk * arguments_.value.column : 0);
+      const T* source = value;
+      if (count > 0) {
+        source +=
+            int64_t{shared_.row[row]} * arguments_.value_row + 8 * chunk * arguments_.value.column;
+      }
       uint16_t* target = shared_.value + (value_place(row) ^ 8 * chunk);
       if (arguments_.value_width == 8) {
         ptx::cp_async<16>(target, source, 2 * count);
@@ -247,7 +252,7 @@ class BandTile {
     const int64_t first = band.first * arguments_.weight_factor;
     if (arguments_.packed_weights) {
       // Words of two elements: the first may begin before the row's weights, the last end behind.
-      for (int item = thread(); item < arguments_.rows * Traits::kWeightWords;
+      for (int item = thread(); item < shared_.place.rows * Traits::kWeightWords;
            item += Traits::kThreads) {
         const int row = item / Traits::kWeightWords;
         const int word = item % Traits::kWeightWords;
@@ -261,7 +266,7 @@ class BandTile {
       }
     } else {
       auto* target = reinterpret_cast<uint16_t*>(shared_.weight);
-      for (int item = thread(); item < arguments_.rows * elements; item += Traits::kThreads) {
+      for (int item = thread(); item < shared_.place.rows * elements; item += Traits::kThreads) {
         const int row = item / elements;
         const int element = item - row * elements;
         const int factor = element / Traits::kLinks;
@@ -275,7 +280,7 @@ class BandTile {
 
   // Puts the weights that have come into order: factor by factor, links by distance.
   __device__ __forceinline__ void unpack_weights(const Band& band) {
-    for (int row = thread(); row < arguments_.rows; row += Traits::kThreads) {
+    for (int row = thread(); row < shared_.place.rows; row += Traits::kThreads) {
       auto* weights = reinterpret_cast<uint16_t*>(shared_.weight + row * Traits::kWeightStride);
       const int early =
           arguments_.packed_weights &&
@@ -362,9 +367,7 @@ class BandTile {
     const int channels = shared_.place.channels;
     const int own = thread();
     const int chunk = own % Traits::kRowChunks;
-    int rows = arguments_.rows - 2 * arguments_.margin;
-    if (rows > arguments_.ring - shared_.place.first_position)
-      rows = arguments_.ring - shared_.place.first_position;
+    const int rows = shared_.place.rows - 2 * arguments_.margin;
     if (8 * chunk >= channels) return;
     for (int row = own / Traits::kRowChunks; row < rows;
          row += Traits::kThreads / Traits::kRowChunks) {
@@ -527,16 +530,19 @@ class BandTile {
     }
   }
 
-  // Two channels of a row of the tile, as they lie in a lane's sums.
-  __device__ __forceinline__ uint32_t* pair_of(int place, int chunk, int lane) const {
-    return reinterpret_cast<uint32_t*>(shared_.value + (place ^ 8 * chunk)) + lane % 4;
+  // Where a lane's two sums of a row and chunk 0 lie in BandShared::value; see value_place.
+  static __device__ __forceinline__ int pair_place(int row, int lane) {
+    return value_place(row) + 2 * (lane % 4);
+  }
+  __device__ __forceinline__ uint32_t* pair_at(int place, int chunk) const {
+    return reinterpret_cast<uint32_t*>(shared_.value + (place ^ 8 * chunk));
   }
 
   // Sums of a group's rows, rounded, in pairs of channels.
   __device__ __forceinline__ void multiply_group(const Band& band, int group, int lane,
                                                  uint32_t (&held)[Traits::kRowChunks][2]) const {
     const int rows[2] = {row_of(band, group, lane / 4), row_of(band, group, lane / 4 + 8)};
-    const int places[2] = {value_place(rows[0]), value_place(rows[1])};
+    const int places[2] = {pair_place(rows[0], lane), pair_place(rows[1], lane)};
     uint32_t fragments[Traits::kSteps][4];
     load_band(rows, lane, fragments);
     int window[Traits::kSteps];
@@ -552,7 +558,7 @@ class BandTile {
       if (kKeep) {
         PARAMIXER_UNROLL
         for (int i = 0; i < 4; ++i) {
-          const uint32_t pair = *pair_of(places[i % 2], chunk + i / 2, lane);
+          const uint32_t pair = *pair_at(places[i % 2], chunk + i / 2);
           sum[i / 2][2 * (i % 2)] = widen(T{static_cast<uint16_t>(pair)});
           sum[i / 2][2 * (i % 2) + 1] = widen(T{static_cast<uint16_t>(pair >> 16)});
         }
@@ -578,11 +584,11 @@ class BandTile {
     for (int half = 0; half < 2; ++half) {
       const int t = lane / 4 + 8 * half;
       if (t >= band.class_rows) continue;  // a class of fewer than 16 rows
-      const int place = value_place(row_of(band, group, t));
+      const int place = pair_place(row_of(band, group, t), lane);
       PARAMIXER_UNROLL
       for (int chunk = 0; chunk < Traits::kRowChunks; ++chunk) {
         if (chunk == Traits::kRowChunks / 2 && 8 * chunk >= shared_.place.channels) break;
-        *pair_of(place, chunk, lane) = held[chunk][half];
+        *pair_at(place, chunk) = held[chunk][half];
       }
     }
   }

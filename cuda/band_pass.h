@@ -84,7 +84,7 @@ struct BandPlace {
   int64_t weight, value, result;  // elements before its batch item, and its channels
   int32_t first_row;              // of its class, on the ring
   int32_t first_position;         // along the class, of the first row that it computes
-  int32_t channels;               // of its tile that exist
+  int32_t rows, channels;         // of its tile that exist, margins included
 };
 
 // What a block keeps in shared memory.

@@ -76,12 +76,14 @@ inline bool make_band_pass(const ChainProblem& chain, std::span<const int64_t> o
 // its own between them. A pass of one closed tile may write to where it reads.
 inline std::vector<BandPass> plan_band_passes(const ChainProblem& chain,
                                               std::span<const int64_t> offsets) {
-  // In rows of V moved per row, a launch and its ramps counting as a tenth, and multiplying a band
-  // as a fifth.
+  // In rows of V that device memory moves in the time a row of the tile or of the result takes: a
+  // launch and its ramps count a tenth, composing and multiplying a band 0.6 (scripts/benchmarks/
+  // NOTES.md), of which half hides behind other blocks' copies.
   const auto cost = [&](const BandPass& pass) {
     const BandShape shape = band_shape(pass);
     const double read = double(shape.tiles) * shape.rows / double(shape.ring);
-    return read + 1.1 + 0.2 * read * ((pass.factors + 2) / 3);
+    const int merged = pass.problem.links == 3 ? 3 : 2;
+    return read + 1.1 + 0.3 * read * ((pass.factors + merged - 1) / merged);
   };
   struct Best {
     double cost = std::numeric_limits<double>::infinity();
