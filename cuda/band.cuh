@@ -18,16 +18,19 @@
 // the coefficient 1 + w would cost more than all the roundings of a chain of single factors.
 //
 // Numerics: V and coefficients are rounded once a band, where single factors round V once each. On
-// random data the 2-norm error is 0.6 to 0.98 times theirs for K = 3 (1 for a single factor, which
-// is exactly the same), and 0.75 to 1.05 for K = 5 .. 9, whose bands merge two. A coefficient is a
-// product of up to kMerged weights, so float16 overflows where weights are beyond 40 (K = 3). The
-// window multiplies zeros, and zero times infinity is NaN: a value that is not finite spreads to
-// rows near it in the tile that it has no links to, and to no other tile or channel.
+// random data the 2-norm error is 0.63 to 0.98 times theirs for K = 3, the same for a single factor,
+// and, where two factors merge, the same without the residual and 0.75 to 0.97 times with it. A
+// coefficient is a product of up to kMerged weights: in float16 it overflows where they are beyond
+// 40 (K = 3) or 250. The window multiplies zeros, and zero times infinity is NaN: a value that is
+// not finite may spread to rows that have no links to it, in its channel and the tiles that read it.
 //
-// Bytes of device memory per element of Y: 2 (1 + halo) of V and 2 of Y, and 2 F K / D of W for
-// every 64 channels; halo = 2 margin / (512 - 2 margin) is 0 in a closed tile. That is the bound
-// from D = 64 on. In shared memory a band reads kSteps and writes 1 times the tile, and a row's
-// coefficients take 4 kBandWords bytes twice: 2.8 bytes per element and factor for K = 3.
+// Bytes of device memory per element of Y: 2 (1 + halo) of V, 2 of Y, and for every 64 channels
+// 2 F K / D of W; halo = 2 margin / (512 - 2 margin) in long classes, 0 in a closed tile. The copy
+// of these is the bound that the kernel should reach. It does not yet: about 16 instructions an
+// element and band are issued (K = 3), a third of them for coefficients, which at F <= 9 takes
+// longer than the copy; scripts/benchmarks/NOTES.md counts them. In shared memory a band reads the
+// tile kSteps times and writes it once, and a row's coefficients twice: 2.8 bytes per element and
+// factor for K = 3.
 #pragma once
 
 #include <type_traits>

@@ -58,7 +58,7 @@ struct BandTraits {
   static constexpr int kRowChunks = kChannels / 8;  // of 16 bytes
   static constexpr int kThreads = 256;
   static constexpr int kWarps = kThreads / cuda::Traits::kWarp;
-  static constexpr int kBlocksPerSM = kLinks <= 7 ? 2 : 1;
+  static constexpr int kBlocksPerSM = kLinks <= 5 ? 2 : 1;
 
   // mma.m16n8k16: a warp multiplies 16 rows of the band with a window of 16 kSteps rows of the
   // tile, which begins kMargin rows before the first of them.

@@ -25,10 +25,10 @@ NAME = re.compile(
     r"\d+(?P<kernel>[a-z_]+)_kernelI(?P<dtype>d|f|NS_8BFloat16E|NS_7Float16E)"
     r"(?P<index>[il])Li(?P<width>\d+)E(?P<transpose>Lb1E)?"
 )
-# Dtype, links, transposed or not.
+# Dtype, links, transposed or not, with the residual or not.
 BAND = re.compile(
     r"11band_kernelI(?P<dtype>NS_8BFloat16E|NS_7Float16E)"
-    r"NS\d?_10BandTraitsILi(?P<links>\d+)EEE(?P<transpose>Lb1E)?"
+    r"NS\d?_10BandTraitsILi(?P<links>\d+)EEELb(?P<transpose>[01])ELb(?P<keep>[01])E"
 )
 
 
@@ -36,8 +36,9 @@ def readable(mangled: str) -> str:
     """Such as "mix_transpose f32 x4 64-bit" for a mangled kernel name."""
     band = BAND.search(mangled)
     if band is not None:
-        name = "band" + ("_transpose" if band["transpose"] else "")
-        return f"{name} {DTYPES[band['dtype']]} K={band['links']}"
+        name = "band" + ("_transpose" if band["transpose"] == "1" else "")
+        residual = " residual" if band["keep"] == "1" else ""
+        return f"{name} {DTYPES[band['dtype']]} K={band['links']}{residual}"
     match = NAME.search(mangled)
     if match is None:
         return mangled
