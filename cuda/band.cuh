@@ -18,11 +18,12 @@
 // the coefficient 1 + w would cost more than all the roundings of a chain of single factors.
 //
 // Numerics: V and coefficients are rounded once a band, where single factors round V once each. On
-// random data the 2-norm error is 0.63 to 0.98 times theirs for K = 3, the same for a single factor,
-// and, where two factors merge, the same without the residual and 0.75 to 0.97 times with it. A
-// coefficient is a product of up to kMerged weights: in float16 it overflows where they are beyond
-// 40 (K = 3) or 250. The window multiplies zeros, and zero times infinity is NaN: a value that is
-// not finite may spread to rows that have no links to it, in its channel and the tiles that read it.
+// random data the 2-norm error is 0.63 to 0.98 times theirs for K = 3, the same for a single
+// factor, and, where two factors merge, the same without the residual and 0.75 to 0.97 times with
+// it. A coefficient is a product of up to kMerged weights: in float16 it overflows where they are
+// beyond 40 (K = 3) or 250. The window multiplies zeros, and zero times infinity is NaN: a value
+// that is not finite may spread to rows that have no links to it, in its channel and the tiles that
+// read it.
 //
 // Bytes of device memory per element of Y: 2 (1 + halo) of V, 2 of Y, and for every 64 channels
 // 2 F K / D of W; halo = 2 margin / (512 - 2 margin) in long classes, 0 in a closed tile. The copy
