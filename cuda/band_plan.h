@@ -76,14 +76,15 @@ inline bool make_band_pass(const ChainProblem& chain, std::span<const int64_t> o
 // its own between them. A pass of one closed tile may write to where it reads.
 inline std::vector<BandPass> plan_band_passes(const ChainProblem& chain,
                                               std::span<const int64_t> offsets) {
-  // In rows of V that device memory moves in the time a row of the tile or of the result takes: a
-  // launch and its ramps count a tenth, composing and multiplying a band 0.6 (scripts/benchmarks/
-  // NOTES.md), of which half hides behind other blocks' copies.
-  const auto cost = [&](const BandPass& pass) {
+  // In times of moving all of V: bytes, or the instructions of the bands where they take longer, a
+  // quarter of the other, and a launch (scripts/benchmarks/NOTES.md).
+  const auto cost = [](const BandPass& pass) {
     const BandShape shape = band_shape(pass);
     const double read = double(shape.tiles) * shape.rows / double(shape.ring);
     const int merged = pass.problem.links == 3 ? 3 : 2;
-    return read + 1.1 + 0.3 * read * ((pass.factors + merged - 1) / merged);
+    const double bytes = read + 1;
+    const double instructions = 1.3 * read * ((pass.factors + merged - 1) / merged);
+    return std::max(bytes, instructions) + std::min(bytes, instructions) / 4 + 0.1;
   };
   struct Best {
     double cost = std::numeric_limits<double>::infinity();

@@ -237,8 +237,8 @@ TEST(BandPlanTest, TakesFewPasses) {
   EXPECT_EQ(plan_of(512, 9, 3), (std::vector<int>{9}));
   EXPECT_EQ(plan_of(16384, 14, 3), (std::vector<int>{5, 9}));
   EXPECT_EQ(plan_of(131072, 17, 3), (std::vector<int>{3, 5, 9}));
-  EXPECT_EQ(plan_of(16384, 14, 9), (std::vector<int>{5, 9}));
-  EXPECT_EQ(plan_of(16385, 15, 3), (std::vector<int>{5, 5, 5}));  // no class ends: halo tiles only
+  EXPECT_EQ(plan_of(16384, 14, 9), (std::vector<int>{2, 4, 8}));
+  EXPECT_EQ(plan_of(16385, 15, 3), (std::vector<int>{3, 6, 6}));  // no class ends: halo tiles only
 }
 
 TEST(BandPlanTest, RefusesWhatIsNoBand) {
