@@ -28,6 +28,11 @@ NAME = re.compile(
 )
 # Of a copy: bytes of a word, index type.
 COPY_NAME = re.compile(r"\d+(?P<kernel>rotate_tracks)_kernelILi(?P<bytes>\d+)E(?P<index>[il])")
+# Dtype, links, transposed or not, with the residual or not.
+BAND = re.compile(
+    r"11band_kernelI(?P<dtype>NS_8BFloat16E|NS_7Float16E)"
+    r"NS\d?_10BandTraitsILi(?P<links>\d+)EEELb(?P<transpose>[01])ELb(?P<keep>[01])E"
+)
 
 
 def readable(mangled: str) -> str:
@@ -35,6 +40,10 @@ def readable(mangled: str) -> str:
     if match := COPY_NAME.search(mangled):
         bits = "64" if match["index"] == "l" else "32"
         return f"{match['kernel']} {match['bytes']} bytes {bits}-bit"
+    if band := BAND.search(mangled):
+        name = "band" + ("_transpose" if band["transpose"] == "1" else "")
+        residual = " residual" if band["keep"] == "1" else ""
+        return f"{name} {DTYPES[band['dtype']]} K={band['links']}{residual}"
     match = NAME.search(mangled)
     if match is None:
         return mangled

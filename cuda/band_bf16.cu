@@ -1,0 +1,7 @@
+#include "launch_band.cuh"
+
+namespace paramixer::cuda {
+
+template cudaError_t launch_band<BFloat16>(const BandPass& pass, cudaStream_t stream);
+
+}  // namespace paramixer::cuda
