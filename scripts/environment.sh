@@ -32,9 +32,11 @@ check_machine() {
   if ! command -v "${CXX:-c++}" >/dev/null; then
     missing+=("a C++ compiler ('${CXX:-c++}' was not found): apt install g++")
   elif ! echo '#include <concepts>
-      template <std::integral T> T twice(T x) { return 2 * x; } int main() { return twice(0); }' |
+      template <std::integral T> T twice(T x) { return 2 * x; }
+      typedef float Four __attribute__((vector_size(16)));
+      Four reverse(Four x) { return __builtin_shufflevector(x, x, 3, 2, 1, 0); } int main() { return twice(0); }' |
     "${CXX:-c++}" -std=c++20 -x c++ -fsyntax-only - 2>/dev/null; then
-    missing+=("a C++20 compiler ($("${CXX:-c++}" --version | head -n 1) is too old): apt install g++, version 11 or newer")
+    missing+=("a C++20 compiler ($("${CXX:-c++}" --version | head -n 1) is too old): apt install g++, version 12 or newer")
   fi
   mkdir -p "$VENV"
   free=$(df -Pk "$VENV" | awk 'NR == 2 { print int($4 / 1048576) }')
