@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from paramixer.nn import LinearAttention, Monarch, Paramixer, PSFAttention, SimpleTron, opponents
-from support import peak_bytes
+from support import close, padding_mask, peak_bytes
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -79,14 +79,6 @@ def make(name, length=LENGTH, dtype=torch.float64):
 def inputs(length=LENGTH, batch=3, dtype=torch.float64):
     torch.manual_seed(1)
     return torch.randn(batch, length, WIDTH, dtype=dtype)
-
-
-def padding_mask(lengths, length=LENGTH):
-    return torch.arange(length) < torch.tensor(lengths).unsqueeze(1)
-
-
-def close(actual, expected, tolerance=1e-12):
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def relative(actual, expected):
