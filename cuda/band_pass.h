@@ -124,6 +124,7 @@ struct BandShape {
   int64_t ring = 0;
   int64_t classes = 0;
   int64_t tiles = 0;  // of a class
+  int channels = 0;   // of a tile
   int64_t channel_tiles = 0;
   int64_t blocks = 0;
   int threads = 0;
@@ -175,6 +176,7 @@ BandShape band_shape_for(const BandPass& pass) {
   shape.classes = std::gcd(problem.length, pass.step);
   shape.ring = problem.length / shape.classes;
   set_tile<Traits>(pass, shape);
+  shape.channels = Traits::kChannels;
   shape.channel_tiles = ceil_div(problem.channels, Traits::kChannels);
   shape.blocks = shape.channel_tiles * shape.classes * shape.tiles * batch_count(problem);
   if (shape.blocks > kMost) shape.rows = 0;

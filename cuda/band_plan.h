@@ -1,13 +1,18 @@
-// How a chain of dilated factors is cut into passes of composed bands. Torch-free and CUDA-free.
+// Which factors of a chain a pass of composed bands takes, and at what cost. Torch-free and
+// CUDA-free.
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
-#include <limits>
+#include <optional>
 #include <span>
-#include <vector>
 
 #include "band_pass.h"
+#include "core/chain_plan.h"
+#include "core/numeric.h"
+#include "core/problem.h"
 
 namespace paramixer::cuda {
 
@@ -71,42 +76,39 @@ inline bool make_band_pass(const ChainProblem& chain, std::span<const int64_t> o
   return detail::find_band_links(own, pass) && band_shape(pass).rows > 0;
 }
 
-// The passes of a whole chain, first factor first: those that move the fewest bytes. Empty where
-// some factor fits none. Every pass has the chain's value and result: the caller puts tensors of
-// its own between them. A pass of one closed tile may write to where it reads.
-inline std::vector<BandPass> plan_band_passes(const ChainProblem& chain,
-                                              std::span<const int64_t> offsets) {
-  // In times of moving all of V: bytes, or the instructions of the bands where they take longer, a
-  // quarter of the other, and a launch (scripts/benchmarks/NOTES.md).
-  const auto cost = [](const BandPass& pass) {
-    const BandShape shape = band_shape(pass);
-    const double read = double(shape.tiles) * shape.rows / double(shape.ring);
-    const int merged = pass.problem.links == 3 ? 3 : 2;
-    const double bytes = read + 1;
-    const double instructions = 1.3 * read * ((pass.factors + merged - 1) / merged);
-    return std::max(bytes, instructions) + std::min(bytes, instructions) / 4 + 0.1;
-  };
-  struct Best {
-    double cost = std::numeric_limits<double>::infinity();
-    BandPass pass;
-  };
-  std::vector<Best> best(chain.factors + 1);  // of the factors from this one on
-  best[chain.factors].cost = 0;
-  for (int first = chain.factors - 1; first >= 0; --first) {
-    const int most = std::min(kMaxPassFactors, chain.factors - first);
-    for (int factors = 1; factors <= most; ++factors) {
-      BandPass pass;
-      if (!make_band_pass(chain, offsets, first, factors, pass)) continue;
-      const double total = cost(pass) + best[first + factors].cost;
-      if (total < best[first].cost) best[first] = {total, pass};
-    }
-  }
-  std::vector<BandPass> passes;
-  if (best[0].cost == std::numeric_limits<double>::infinity()) return passes;
-  for (int first = 0; first < chain.factors; first += best[first].pass.factors) {
-    passes.push_back(best[first].pass);
-  }
-  return passes;
+// Factors [first, first + factors) of a chain as one sweep of a plan, where a pass takes them on a
+// device whose blocks can have `shared_limit` bytes of shared memory. Only sizes are asked of the
+// chain, and its cost counts moves of a row between memory and chip, as TileOptions does.
+inline std::optional<ChainPlan> plan_band(DType dtype, const ChainProblem& chain,
+                                          std::span<const int64_t> offsets, int first, int factors,
+                                          size_t shared_limit) {
+  BandPass pass;
+  if (!make_band_pass(chain, offsets, first, factors, pass)) return std::nullopt;
+  if (!band_serves(dtype, pass, shared_limit)) return std::nullopt;
+  const BandShape shape = band_shape(pass);
+  ChainPlan plan;
+  Sweep& sweep = plan.sweeps.emplace_back();
+  sweep.first = first;
+  sweep.factors = factors;
+  sweep.step = pass.step;
+  sweep.classes = shape.classes;
+  sweep.ring = shape.ring;
+  sweep.tile = std::min<int64_t>(shape.ring, shape.rows - 2 * shape.margin);
+  sweep.halo = shape.margin;
+  sweep.channels = shape.channels;
+  sweep.bands = true;
+  // Bytes, or the instructions of the bands where they take longer, and a quarter of the other
+  // (scripts/benchmarks/NOTES.md). Channels that a tile has too many cost instructions: half a tile
+  // of them only for coefficients, which are 45 %.
+  const double read = double(shape.tiles) * shape.rows / double(shape.ring);
+  const double channels = double(chain.problem.channels);
+  const auto padded = [&](int width) { return std::ceil(channels / width) * width / channels; };
+  const double work = 0.45 * padded(shape.channels) + 0.55 * padded(shape.channels / 2);
+  const int merged = chain.problem.links == 3 ? 3 : 2;
+  const double bytes = read + 1;
+  const double instructions = 1.3 * work * read * ((factors + merged - 1) / merged);
+  plan.cost = std::max(bytes, instructions) + std::min(bytes, instructions) / 4;
+  return plan;
 }
 
 }  // namespace paramixer::cuda

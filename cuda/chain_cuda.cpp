@@ -1,46 +1,49 @@
-// The CUDA key of mix_chain: a chain is planned in tiles, and each sweep of the plan is one launch
-// on the current stream (backward also the sum of its dots over groups of channels). How many there
-// are depends on the plan and never on the batch.
+// The CUDA key of mix_chain: a chain is planned in tiles and bands, and each sweep of the plan is
+// one launch on the current stream (backward also the sum of its dots over groups of channels). How
+// many there are depends on the plan and never on the batch.
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+#include <c10/util/Exception.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <memory>
 #include <utility>
 #include <vector>
 
+#include "band.h"
 #include "core/plan_cache.h"
+#include "cuda_plan.h"
 #include "launch.h"
 #include "ops/chain_sequence.h"
 #include "ops/check.h"
 #include "ops/operators.h"
 #include "ops/prepare.h"
 #include "paramixer/paramixer.h"
-#include "tile_plan.h"
 
 namespace paramixer::cuda {
 namespace {
 
 std::shared_ptr<const ChainPlan> find_plan(Direction direction, const at::Tensor& weight,
                                            const at::Tensor& value, at::IntArrayRef offsets,
-                                           Residual residual, at::IntArrayRef cuts) {
+                                           Residual residual, at::IntArrayRef cuts,
+                                           int64_t band_bytes = 0) {
   static PlanCache<ChainShape> plans;
-  const ChainShape shape = {direction,      ops::dtype_of(value),
-                            residual,       value.size(-2),
-                            value.size(-1), static_cast<int>(weight.size(-2)),
-                            offsets.vec(),  cuts.vec()};
+  const ChainShape shape = {direction,      ops::dtype_of(value), residual,
+                            value.size(-2), value.size(-1),       static_cast<int>(weight.size(-2)),
+                            offsets.vec(),  cuts.vec(),           band_bytes};
   return plans.find(shape, plan_for_cuda);
 }
 
-bool has_tiles(const ChainPlan& plan) {
-  return std::any_of(plan.sweeps.begin(), plan.sweeps.end(),
-                     [](const Sweep& sweep) { return way_of(sweep) == Way::kTiles; });
+bool is_all_products(const ChainPlan& plan) {
+  return std::all_of(plan.sweeps.begin(), plan.sweeps.end(),
+                     [](const Sweep& sweep) { return way_of(sweep) == Way::kProduct; });
 }
 
 // The chain's operands, seen factor by factor. Its batch dimensions are few enough for a Problem to
@@ -67,6 +70,22 @@ struct Factors {
 };
 
 // ---- Forward
+
+// The shared memory that blocks of the current device can have for composed bands: 0 where the
+// switch is off, or where bands, which count strides of rows and blocks in 32 bits, cannot.
+int64_t band_bytes(const at::Tensor& weight, const at::Tensor& value, const at::Tensor& result) {
+  if (!bands_are_on()) return 0;
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  const int64_t channels = result.size(-1);
+  const int64_t most_blocks =
+      result.numel() / channels * detail::ceil_div(channels, BandTraits<3>::kChannels);
+  const int64_t stride = std::max({weight.stride(-3), value.stride(-2), result.stride(-2)});
+  if (std::max(most_blocks, stride) > kMost) return 0;
+  int device = 0, bytes = 0;
+  C10_CUDA_CHECK(cudaGetDevice(&device));
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return bytes;
+}
 
 // A call and its plan; the state goes from sweep to sweep.
 class Forward {
@@ -98,7 +117,19 @@ class Forward {
         return run_product(sweep, from, to);
       case Way::kTiles:
         return run_tiles(sweep, from, to);
+      case Way::kBands:
+        return run_bands(sweep, from, to);
     }
+  }
+
+  void run_bands(const Sweep& sweep, const at::Tensor& from, const at::Tensor& to) const {
+    const ops::PreparedProblem prepared({.weight = factors_.weight(0), .value = from, .result = to},
+                                        factors_.offsets(0), ops::ChannelStride::kAny);
+    BandPass pass;
+    const bool served = make_band_pass(factors_.problem(prepared), factors_.all_offsets,
+                                       sweep.first, sweep.factors, pass);
+    TORCH_INTERNAL_ASSERT(served, "mix_chain: the operands are not those that were planned for");
+    C10_CUDA_CHECK(launch_band_pass(prepared.dtype(), pass, c10::cuda::getCurrentCUDAStream()));
   }
 
   void run_tiles(const Sweep& sweep, const at::Tensor& from, const at::Tensor& to) const {
@@ -133,11 +164,12 @@ std::tuple<at::Tensor, at::Tensor> mix_chain_forward_key(const at::Tensor& weigh
   at::Tensor result = ops::allocate_mix_chain(weight, value);
   at::Tensor states = ops::allocate_chain_states(weight, value, boundaries);
   if (result.numel() == 0) return {result, states};
-  const auto plan = find_plan(Direction::kForward, weight, value, offsets, parsed, boundaries);
-  if (!has_tiles(*plan) || result.dim() - 2 > kMaxBatchDims) {
+  const c10::cuda::CUDAGuard guard(value.device());
+  const auto plan = find_plan(Direction::kForward, weight, value, offsets, parsed, boundaries,
+                              band_bytes(weight, value, result));
+  if (is_all_products(*plan) || result.dim() - 2 > kMaxBatchDims) {
     return ops::mix_chain_forward_sequence(weight, value, offsets, residual, boundaries);
   }
-  const c10::cuda::CUDAGuard guard(value.device());
   const Factors factors{weight, offsets, parsed};
   Forward(factors, value, *plan).run(result, states, boundaries);
   return {result, states};
@@ -201,6 +233,7 @@ class Backward {
       case Way::kProduct:
         return run_product(sweep, value, grad);
       case Way::kTiles:
+      case Way::kBands:  // forward alone
         break;
     }
     return run_tiles(sweep, value, grad);
@@ -247,7 +280,7 @@ std::tuple<at::Tensor, at::Tensor> mix_chain_backward_key(
   at::Tensor d_weight = ops::allocate_chain_weight_gradient(weight, value);
   if (grad.numel() == 0) return {d_weight.zero_(), ops::allocate_mix_chain(weight, grad)};
   const auto plan = find_plan(Direction::kBackward, weight, value, offsets, parsed, boundaries);
-  if (!has_tiles(*plan) || grad.dim() - 2 > kMaxBatchDims) {
+  if (is_all_products(*plan) || grad.dim() - 2 > kMaxBatchDims) {
     return ops::mix_chain_backward_sequence(grad, weight, value, states, offsets, residual,
                                             boundaries);
   }

@@ -1,12 +1,9 @@
-// How the CUDA key takes a chain through tiles, and what a tile needs of shared memory. Torch-free
-// and CUDA-free.
+// Tiles in which kernels take a chain through several factors: what they need of shared memory, and
+// what they cost. Torch-free and CUDA-free.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
-#include <span>
-#include <vector>
 
 #include "core/chain_plan.h"
 #include "core/numeric.h"
@@ -14,11 +11,6 @@
 #include "traits.h"
 
 namespace paramixer::cuda {
-
-// The ways to run a sweep: a single product, or tiles on chip.
-enum class Way { kProduct, kTiles };
-
-constexpr Way way_of(const Sweep& sweep) { return sweep.tile > 0 ? Way::kTiles : Way::kProduct; }
 
 constexpr int element_bytes(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
@@ -88,8 +80,9 @@ inline int64_t most_rows(const TileKind& kind) {
 }
 
 // Costs in moves of a row between device memory and chip, rough figures for which a plan is not
-// sensitive: on chip a link costs a multiply-add at half the peak rate, and a row's weights come
-// through L2 once for every group of channels. A far link of a single product comes through L2.
+// sensitive: on chip a link of forward costs 3.5 instructions an element, of which 7.7 go into the
+// move of a byte (scripts/benchmarks/NOTES.md), and a row's weights come through L2 once for every
+// group of channels. A far link of a single product comes through L2.
 inline TileOptions tile_options(const TileKind& kind) {
   const int row_bytes = kind.lanes * Traits::kVectorBytes;
   const double channels = row_bytes / kind.bytes;
@@ -100,7 +93,7 @@ inline TileOptions tile_options(const TileKind& kind) {
       std::min(TileTraits::kMostFactors, std::max(1, TileTraits::kMostOffsets / kind.links));
   // 16 bytes are half a sector; the block that uses the other half runs at the same time.
   options.move_cost = kind.lanes == 1 ? 1.5 : kind.lanes == 2 ? 1.1 : 1.0;
-  options.factor_cost = kind.links * (0.2 / kind.bytes + 0.5 / channels);
+  options.factor_cost = kind.links * (0.45 / kind.bytes + 0.5 / channels);
   options.product_cost = 2 + 0.4 * kind.links;
   if (kind.direction == Direction::kBackward) {
     options.factors = std::min(options.factors, kind.factors);
@@ -115,84 +108,4 @@ inline TileOptions tile_options(const TileKind& kind) {
 }
 
 }  // namespace detail
-
-// A chain of weights (B, N, M, K) and values (B, N, D) but for the batch, of which no plan depends.
-struct ChainShape {
-  Direction direction;
-  DType dtype;
-  Residual residual;
-  int64_t length;
-  int64_t channels;
-  int factors;
-  std::vector<int64_t> offsets;  // M K
-  std::vector<int64_t> cuts;     // where sweeps end, ascending numbers of factors
-
-  auto operator<=>(const ChainShape&) const = default;
-};
-
-namespace detail {
-
-// Whether there are kernels that run the chain in tiles: none for float64, for which nobody waits,
-// and backward none that sums what reaches V_0 past the factors.
-inline bool can_run_in_tiles(const ChainShape& chain) {
-  return chain.dtype != DType::kFloat64 && chain.length <= std::numeric_limits<int32_t>::max() &&
-         (chain.direction == Direction::kForward || chain.residual != Residual::kInitial);
-}
-
-// Every kind of tile that a chain can have.
-inline std::vector<TileKind> tile_kinds(const ChainShape& chain) {
-  std::vector<TileKind> kinds;
-  if (!can_run_in_tiles(chain)) return kinds;
-  const int bytes = element_bytes(chain.dtype);
-  const int links = static_cast<int>(chain.offsets.size()) / chain.factors;
-  for (int lanes = TileTraits::kMostLanes; lanes >= 1; lanes /= 2) {
-    const bool too_wide = lanes > 1 && chain.channels * bytes <= lanes / 2 * Traits::kVectorBytes;
-    if (too_wide) continue;
-    TileKind kind = {chain.direction, chain.residual, links, bytes, lanes};
-    kinds.push_back(kind);
-    if (chain.direction == Direction::kForward) continue;
-    // The dots of all groups of channels take no more memory than two tensors like V.
-    const int most = 2 * lanes * Traits::kVectorBytes / (links * static_cast<int>(sizeof(float)));
-    while (++kind.factors <= std::min(most, TileTraits::kMostFactors)) kinds.push_back(kind);
-  }
-  return kinds;
-}
-
-}  // namespace detail
-
-// Where a sweep writes: the chain's result, a tensor of the call's own, or a state that is kept.
-enum class Target { kResult, kTemporary, kKept };
-
-// Targets of the sweeps of a forward plan. The last one writes the result, those before a cut the
-// next state that is kept. Any other writes what the next one writes too, if that works in place,
-// as whole rings do, and else the result and the temporary in turns.
-inline std::vector<Target> choose_targets(const ChainPlan& plan, std::span<const int64_t> cuts) {
-  const std::vector<Sweep>& sweeps = plan.sweeps;
-  std::vector<Target> targets(sweeps.size(), Target::kResult);
-  for (size_t s = sweeps.size() - 1; s-- > 0;) {
-    const Sweep& next = sweeps[s + 1];
-    const bool in_place = next.tile == next.ring;
-    if (std::find(cuts.begin(), cuts.end(), next.first) != cuts.end()) {
-      targets[s] = Target::kKept;
-    } else if (targets[s + 1] != Target::kKept && in_place) {
-      targets[s] = targets[s + 1];
-    } else {
-      targets[s] = targets[s + 1] == Target::kResult ? Target::kTemporary : Target::kResult;
-    }
-  }
-  return targets;
-}
-
-// The cheapest plan over all kinds of tiles; where there are none, single products.
-inline ChainPlan plan_for_cuda(const ChainShape& chain) {
-  ChainPlan best = plan_tiles(chain.length, chain.factors, chain.offsets, chain.cuts, {});
-  best.cost = std::numeric_limits<double>::infinity();
-  for (const TileKind& kind : detail::tile_kinds(chain)) {
-    ChainPlan plan = plan_tiles(chain.length, chain.factors, chain.offsets, chain.cuts,
-                                detail::tile_options(kind));
-    if (plan.cost < best.cost) best = std::move(plan);
-  }
-  return best;
-}
-
 }  // namespace paramixer::cuda

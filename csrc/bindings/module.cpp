@@ -9,8 +9,8 @@
 
 #include "bindings/generators.h"
 #include "cpu/chain_options.h"
+#include "cuda_plan.h"
 #include "paramixer/build_info.h"
-#include "tile_plan.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -28,14 +28,16 @@ std::vector<paramixer::Sweep> chain_sweeps(int64_t length, int links,
   return sweeps;
 }
 
+// Of a GPU of compute capability 9.0 or 10.0.
 std::vector<paramixer::Sweep> cuda_chain_sweeps(int64_t length, int64_t channels, int links,
                                                 const std::vector<int64_t>& offsets, int residual,
                                                 int dtype) {
+  constexpr int64_t kSharedBytes = 227 * 1024;
   const int factors = static_cast<int>(offsets.size()) / links;
-  auto sweeps = paramixer::cuda::plan_for_cuda({paramixer::cuda::Direction::kForward,
-                                                static_cast<paramixer::DType>(dtype),
-                                                static_cast<paramixer::Residual>(residual), length,
-                                                channels, factors, offsets, /*cuts=*/{}})
+  auto sweeps = paramixer::cuda::plan_for_cuda(
+                    {paramixer::cuda::Direction::kForward, static_cast<paramixer::DType>(dtype),
+                     static_cast<paramixer::Residual>(residual), length, channels, factors, offsets,
+                     /*cuts=*/{}, paramixer::cuda::bands_are_on() ? kSharedBytes : 0})
                     .sweeps;
   for (auto& sweep : sweeps) sweep.offsets = nullptr;
   return sweeps;
@@ -62,6 +64,7 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("tile", &Sweep::tile)
       .def_readonly("halo", &Sweep::halo)
       .def_readonly("channels", &Sweep::channels)
+      .def_readonly("bands", &Sweep::bands)
       .def_property_readonly("deal", [](const Sweep& sweep) { return sweep.deal.deal; });
   m.def("chain_sweeps", &chain_sweeps, "length"_a, "links"_a, "offsets"_a, "residual"_a,
         "The passes of the CPU kernels over the rows of a chain.");

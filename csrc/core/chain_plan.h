@@ -20,6 +20,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -236,11 +237,17 @@ inline std::optional<ChainPlan> plan_tile(int64_t length, int factors, int64_t s
 
 }  // namespace detail
 
+// Another way to take the factors from `first` to before `end` in one sweep: that sweep and its
+// cost, or nothing.
+using OtherSweep = std::function<std::optional<ChainPlan>(int first, int end)>;
+
 // The cheapest plan in tiles; factors that no tile holds, or that are cheaper without, are sweeps
 // of one factor with tile = 0. Sweeps end at `cuts` (ascending numbers of factors), where somebody
-// wants the state. `offsets` as in plan_chain.
+// wants the state. `offsets` as in plan_chain. A sweep that `other` makes is taken where it costs
+// less.
 inline ChainPlan plan_tiles(int64_t length, int factors, std::span<const int64_t> offsets,
-                            std::span<const int64_t> cuts, const TileOptions& options) {
+                            std::span<const int64_t> cuts, const TileOptions& options,
+                            const OtherSweep& other = nullptr) {
   const size_t links = offsets.size() / factors;
   // The cheapest sweep of the factors from `first` to before `end`. A step longer than the shortest
   // link cannot lead along it. Of equal ones the shortest step: a tile then has the most rows.
@@ -256,6 +263,8 @@ inline ChainPlan plan_tiles(int64_t length, int factors, std::span<const int64_t
       best->sweeps.emplace_back().ring = length;
       best->cost = options.product_cost;
     }
+    auto another = other ? other(first, end) : std::nullopt;
+    if (another && (!best || another->cost < best->cost)) best = std::move(another);
     if (best) best->sweeps[0].first = first;
     return best;
   };

@@ -74,6 +74,7 @@ struct Sweep {
   int64_t tile = 0;  // 0: no tiles
   int64_t halo = 0;
   int64_t channels = 0;
+  bool bands = false;  // the factors of a tile are merged into bands, for tensor cores
 };
 
 // A chain of factors. `problem` is that of the first factor, but for its offsets; weight and dots

@@ -82,6 +82,9 @@ def plan(
     On a GPU, rows keep their order. A launch brings tiles on chip, whole rings or pieces with a few
     rows more on either side (the halo, which their links reach), and takes them through several
     factors between one read and one write. Where no tile pays, a factor is a product of its own.
+    Of CDIL in bfloat16 or float16, tensor cores take factors together as bands, unless the
+    environment says PARAMIXER_CUDA_BANDS=off (see :func:`paramixer.mix_chain`). The plan is that of
+    compute capability 9.0 and 10.0; GPUs with less shared memory run more in tiles.
 
     Args:
         length: N, the positions of the ring, at least 1.
@@ -99,6 +102,7 @@ def plan(
 
     Raises:
         ValueError: a size, a residual, a device or a number of offsets out of its range.
+        RuntimeError: PARAMIXER_CUDA_BANDS is neither on nor off, for a GPU.
         TypeError: sizes or offsets that are not integers, another dtype.
     """
     length = check_size("plan", "length", length)
@@ -145,12 +149,11 @@ def _describe_launch(launch: _C.Sweep, channels: int) -> str:
     if launch.tile == 0:
         return f"factor {last} as a product of its own"
     text = f"factor {last}" if launch.factors == 1 else f"factors {launch.first} to {last}"
+    text += " as bands" if launch.bands else ""
     text += f" in tiles of {min(launch.channels, channels)} channels and "
-    if launch.tile == launch.ring:
-        text += f"all {launch.ring} rows"
-    else:
-        text += f"{launch.tile} of {launch.ring} rows"
-        text += f" with halos of {launch.halo} rows" if launch.halo else ""
+    whole = launch.tile == launch.ring
+    text += f"all {launch.ring} rows" if whole else f"{launch.tile} of {launch.ring} rows"
+    text += f" with halos of {launch.halo} rows" if launch.halo else ""
     if launch.classes > 1:
         text += f", along each of {launch.classes} rings"
     elif launch.step > 1:

@@ -133,6 +133,13 @@ def mix_chain(
     offsets. ``R_m`` is 0 for residual "none", ``V_{m-1}`` for "previous" (Paramixer, CVPR 2022) and
     ``V_0`` for "initial" (PSF-Attn, Neural Networks 2022). Inference saves nothing for backward.
 
+    On a GPU, forward in bfloat16 and float16, and what backward computes again of it, merges
+    factors of CDIL into bands for tensor cores where that is expected to be faster
+    (:func:`paramixer.info.plan` shows it). Bands multiply by zeros too, so a NaN or infinity in a
+    value can make NaN of rows of its tile and channel that no link leads to; and products of the
+    weights of two or three factors are rounded to the dtype, in float16 to infinity from 65520 on.
+    PARAMIXER_CUDA_BANDS=off in the environment, which is read once, turns bands off.
+
     Args:
         weight: (*, N, M, K), the link weights of every position and factor, M >= 1.
         value: (*, N, D). Batch dimensions of weight and value broadcast as in ``torch.matmul``.

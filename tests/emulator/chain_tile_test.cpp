@@ -1,5 +1,5 @@
 // Chains in tiles on the host, against float64: every protocol, small tiles with all their borders,
-// every layout, and the plans that the CUDA key makes.
+// every layout, and the plans that the CUDA key makes, with bands too.
 
 #include <gtest/gtest.h>
 
@@ -8,8 +8,10 @@
 
 #include "simt.h"
 // The kernels need the words of CUDA that simt.h defines.
+#include "band_kernels.cuh"
 #include "chain_instance.h"
 #include "chain_tile_backward.cuh"
+#include "cuda_plan.h"
 #include "kernels.cuh"
 
 namespace paramixer::testing {
@@ -60,6 +62,26 @@ void emulate_product(ChainInstance<T>& instance, const ChainProblem& chain, cons
   instance.add_residual(chain);
 }
 
+template <typename T>
+void emulate_bands(ChainInstance<T>& instance, const ChainProblem& chain, const Sweep& sweep,
+                   simt::Order order) {
+  if constexpr (sizeof(T) == 2) {
+    cuda::BandPass pass;
+    ASSERT_TRUE(cuda::make_band_pass(chain, instance.chain_case().protocol.offsets, sweep.first,
+                                     sweep.factors, pass));
+    const cuda::BandShape shape = cuda::band_shape(pass);
+    const auto arguments = cuda::make_band_arguments<T>(pass, shape);
+    simt::launch({.name = "band",
+                  .grid = {static_cast<unsigned>(shape.blocks)},
+                  .block = {static_cast<unsigned>(shape.threads)},
+                  .shared_bytes = shape.shared_bytes,
+                  .order = order},
+                 [&] { cuda::find_band_kernel<T>(pass)(arguments); });
+  } else {
+    FAIL() << "bands of another dtype than those of 16 bits";
+  }
+}
+
 // The whole chain, as the CUDA key runs it.
 template <typename T>
 Bytes emulate(ChainInstance<T>& instance, const ChainPlan& plan, const std::vector<int64_t>& cuts,
@@ -74,10 +96,16 @@ Bytes emulate(ChainInstance<T>& instance, const ChainPlan& plan, const std::vect
                                ? instance.temporary()
                                : instance.kept(sweep.first + sweep.factors);
     const ChainProblem chain = instance.problem(state, target);
-    if (cuda::way_of(sweep) == cuda::Way::kTiles) {
-      emulate_tiles<T>(kForward, chain, sweep, order, limits);
-    } else {
-      emulate_product(instance, chain, sweep, order);
+    switch (cuda::way_of(sweep)) {
+      case cuda::Way::kProduct:
+        emulate_product(instance, chain, sweep, order);
+        break;
+      case cuda::Way::kTiles:
+        emulate_tiles<T>(kForward, chain, sweep, order, limits);
+        break;
+      case cuda::Way::kBands:
+        emulate_bands<T>(instance, chain, sweep, order);
+        break;
     }
     state = target;
   }
@@ -144,15 +172,10 @@ class ChainTileTest : public ::testing::Test {
                        .product_cost = 1e6});
   }
 
-  static ChainPlan own_plan(const ChainCase& c, cuda::Direction direction = kForward) {
-    return cuda::plan_for_cuda({direction,
-                                kDType<T>,
-                                c.residual,
-                                c.length,
-                                c.channels,
-                                factor_count(c.protocol),
-                                c.protocol.offsets,
-                                {}});
+  static ChainPlan own_plan(const ChainCase& c, cuda::Direction direction = kForward,
+                            int64_t band_bytes = 0, const std::vector<int64_t>& cuts = {}) {
+    return cuda::plan_for_cuda({direction, kDType<T>, c.residual, c.length, c.channels,
+                                factor_count(c.protocol), c.protocol.offsets, cuts, band_bytes});
   }
 };
 
@@ -232,6 +255,30 @@ TYPED_TEST(ChainTileTest, PlansOfTheCudaKey) {
       ASSERT_NO_FATAL_FAILURE(this->run_backward(c, backward, false));
     }
   }
+}
+
+// Bands next to tiles and to each other, in place where their tiles are closed.
+TYPED_TEST(ChainTileTest, PlansWithBands) {
+  if (kOnlyRaces || sizeof(TypeParam) != 2) GTEST_SKIP();
+  struct Size {
+    int64_t length, channels;
+    std::vector<int64_t> cuts;
+    ChainLayout layout;
+  };
+  int bands = 0, others = 0;
+  for (const auto& [length, channels, cuts, layout] :
+       {Size{512, 24, {}, ChainLayout::kShifted}, Size{1024, 40, {}, ChainLayout::kSliced},
+        Size{1024, 32, {4, 8}, ChainLayout::kFactorsOutside},
+        Size{1000, 64, {}, ChainLayout::kTransposed}}) {
+    for (const Residual residual : {Residual::kNone, Residual::kPrevious}) {
+      const ChainCase c = {length, channels, make_protocol("cdil", cdil(length)), residual, layout};
+      const ChainPlan plan = this->own_plan(c, kForward, 227 * 1024, cuts);
+      for (const Sweep& sweep : plan.sweeps) ++(sweep.bands ? bands : others);
+      ASSERT_NO_FATAL_FAILURE(this->run(c, plan, cuts, false));
+    }
+  }
+  EXPECT_GE(bands, 8);
+  EXPECT_GE(others, 2);
 }
 
 TYPED_TEST(ChainTileTest, ChordOnAShortRingIsOneLaunch) {

@@ -1,14 +1,17 @@
-// Grid limits, index width and access width, for problems too large to hold in memory, and how
-// chains in tiles are launched.
+// Grid limits, index width and access width, for problems too large to hold in memory, how chains
+// in tiles are launched, and when chains run in bands.
 
 #include "launch_shape.h"
 
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <set>
+#include <stdexcept>
 #include <vector>
 
 #include "chain_cases.h"
+#include "cuda_plan.h"
 #include "tile_arguments.h"
 
 namespace paramixer::cuda {
@@ -216,16 +219,75 @@ TEST(TileShapeTest, BackwardTakesOneFactorATurn) {
   }
 }
 
+TEST(CudaPlanTest, BandsWhereTheyCostLess) {
+  constexpr int64_t kLeastLimit = 99 * 1024, kLimit = 227 * 1024;
+  const auto chain_of = [](DType dtype, int64_t length, const FactorOffsets& offsets) {
+    const auto protocol = testing::make_protocol("", offsets);
+    return ChainShape{Direction::kForward, dtype,
+                      Residual::kNone,     length,
+                      /*channels=*/128,    testing::factor_count(protocol),
+                      protocol.offsets,
+                      /*cuts=*/{},         kLimit};
+  };
+  const auto ways_of = [](const ChainShape& chain) {
+    std::set<Way> ways;
+    for (const Sweep& sweep : plan_for_cuda(chain).sweeps) ways.insert(way_of(sweep));
+    return ways;
+  };
+  using Ways = std::set<Way>;
+  for (const int64_t length : {512, 4096, 16384, 16385, 131072}) {
+    for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+      EXPECT_EQ(ways_of(chain_of(dtype, length, cdil(length))), Ways{Way::kBands}) << length;
+    }
+    EXPECT_EQ(ways_of(chain_of(DType::kFloat32, length, cdil(length))), Ways{Way::kTiles});
+    EXPECT_FALSE(ways_of(chain_of(DType::kBFloat16, length, chord(length))).contains(Way::kBands));
+  }
+  const ChainShape bands = chain_of(DType::kBFloat16, 16384, cdil(16384));
+  const auto but = [&](auto change) {
+    ChainShape other = bands;
+    change(other);
+    return ways_of(other);
+  };
+  EXPECT_EQ(but([](ChainShape& c) { c.residual = Residual::kPrevious; }), Ways{Way::kBands});
+  EXPECT_EQ(but([](ChainShape& c) { c.band_bytes = kLeastLimit; }), Ways{Way::kBands});
+  EXPECT_EQ(but([](ChainShape& c) { c.band_bytes = 0; }), Ways{Way::kTiles});
+  EXPECT_EQ(but([](ChainShape& c) { c.channels = 8; }), Ways{Way::kTiles});
+  EXPECT_EQ(but([](ChainShape& c) { c.direction = Direction::kBackward; }), Ways{Way::kTiles});
+  EXPECT_FALSE(but([](ChainShape& c) { c.residual = Residual::kInitial; }).contains(Way::kBands));
+  // One factor that is no band, between factors that are.
+  ChainShape mixed = bands;
+  mixed.offsets[5 * 3 + 1] += 1;
+  mixed.cuts = {5, 6};
+  const auto sweeps = plan_for_cuda(mixed).sweeps;
+  ASSERT_EQ(sweeps.size(), 3);
+  EXPECT_EQ(way_of(sweeps[0]), Way::kBands);
+  EXPECT_NE(way_of(sweeps[1]), Way::kBands);
+  EXPECT_EQ(way_of(sweeps[2]), Way::kBands);
+  // Bands of nine links are too large for the smaller multiprocessors.
+  ChainShape wide = chain_of(DType::kBFloat16, 16384, cdil(16384, std::nullopt, 9));
+  EXPECT_EQ(ways_of(wide), Ways{Way::kBands});
+  wide.band_bytes = kLeastLimit;
+  EXPECT_EQ(ways_of(wide), Ways{Way::kTiles});
+}
+
+TEST(CudaPlanTest, SwitchOfBands) {
+  EXPECT_TRUE(parse_band_switch(nullptr));
+  EXPECT_TRUE(parse_band_switch("on"));
+  EXPECT_FALSE(parse_band_switch("off"));
+  EXPECT_THROW(parse_band_switch("0"), std::runtime_error);
+}
+
 // A state that is kept is written by nobody else, and no sweep with a halo writes what it reads.
-TEST(TilePlanTest, TargetsOfSweeps) {
+TEST(CudaPlanTest, TargetsOfSweeps) {
   using enum Target;
-  const auto plan_of = [](std::initializer_list<bool> whole_rings) {
+  const auto plan_of = [](std::initializer_list<bool> whole_rings, int64_t tile = 32) {
     ChainPlan plan;
     for (const bool whole : whole_rings) {
       Sweep sweep;
       sweep.first = static_cast<int>(plan.sweeps.size());
       sweep.ring = 64;
-      sweep.tile = whole ? 64 : 32;
+      sweep.tile = whole ? 64 : tile;
+      sweep.halo = whole ? 0 : 8;
       plan.sweeps.push_back(sweep);
     }
     return plan;
@@ -237,6 +299,8 @@ TEST(TilePlanTest, TargetsOfSweeps) {
             (Targets{kTemporary, kResult, kResult}));
   EXPECT_EQ(choose_targets(plan_of({true, false, false}), {}),
             (Targets{kResult, kTemporary, kResult}));
+  EXPECT_EQ(choose_targets(plan_of({true, false}, /*tile=*/64), {}),
+            (Targets{kTemporary, kResult}));
   const std::vector<int64_t> cuts = {2};
   EXPECT_EQ(choose_targets(plan_of({true, true, true, true}), cuts),
             (Targets{kResult, kKept, kResult, kResult}));

@@ -1,6 +1,9 @@
-"""`paramixer.info.plan`: the passes of the CPU kernels over a chain, in words."""
+"""`paramixer.info.plan`: the passes of the CPU and CUDA kernels over a chain, in words."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -69,6 +72,45 @@ def test_launches_on_cuda():
         "  launch 2: factors 5 to 13 in tiles of 16 channels and all 512 rows, along each of 32 "
         "rings"
     )
+
+
+_BANDS = (
+    "2 launches:\n"
+    "  launch 1: factors 0 to 4 as bands in tiles of 64 channels and 450 of 16384 rows with halos "
+    "of 31 rows\n"
+    "  launch 2: factors 5 to 13 as bands in tiles of 64 channels and all 512 rows, along each of "
+    "32 rings"
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_bands_on_cuda(dtype):
+    assert info.plan(16384, 128, links.cdil(16384), dtype=dtype, device="cuda") == _BANDS
+    for offsets, residual in ((links.chord(16384), "none"), (links.cdil(16384), "initial")):
+        assert " as bands" not in info.plan(16384, 128, offsets, residual, dtype, "cuda")
+
+
+_PRINT_PLAN = """
+import torch
+from paramixer import info, links
+print(info.plan(16384, 128, links.cdil(16384), dtype=torch.bfloat16, device="cuda"), end="")
+"""
+
+
+@pytest.mark.parametrize("switch", ["on", "off", "0"])
+def test_the_switch_of_bands(switch):
+    process = subprocess.run(
+        [sys.executable, "-c", _PRINT_PLAN],
+        env={**os.environ, "PARAMIXER_CUDA_BANDS": switch},
+        capture_output=True,
+        text=True,
+    )
+    if switch == "0":
+        assert "RuntimeError: PARAMIXER_CUDA_BANDS must be on or off (got 0)" in process.stderr
+    else:
+        assert process.returncode == 0, process.stderr
+        assert process.stdout.startswith("2 launches:")
+        assert (" as bands" in process.stdout) == (switch == "on")
 
 
 @pytest.mark.parametrize("residual", ["none", "previous", "initial"])

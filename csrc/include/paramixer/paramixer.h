@@ -42,6 +42,10 @@ PARAMIXER_API at::Tensor link_dot(const at::Tensor& grad, const at::Tensor& valu
 //   save      what training keeps besides W: "boundaries" at most three tensors of V's size,
 //   "input"
 //             V alone, and computes the rest again
+//
+// CUDA in 16 bits merges CDIL factors into bands where that is faster: a non-finite value can then
+// reach rows of its tile and channel that no link leads to. PARAMIXER_CUDA_BANDS=off in the
+// environment, read once, turns bands off.
 PARAMIXER_API at::Tensor mix_chain(const at::Tensor& weight, const at::Tensor& value,
                                    at::IntArrayRef offsets, std::string_view residual = "none",
                                    std::string_view save = "boundaries");
