@@ -27,10 +27,12 @@ def check_size(function: str, name: str, value: SupportsIndex, most: int | None 
     return size
 
 
-def check_heads(module: str, heads: int, width: int) -> None:
-    """ValueError unless heads divide width."""
+def check_heads(module: str, heads: int, width: int, name: str = "width") -> None:
+    """ValueError unless heads divide width, an argument of that name."""
     if width % heads != 0:
-        raise ValueError(f"{module}: heads must divide width (got heads {heads} and width {width})")
+        raise ValueError(
+            f"{module}: heads must divide {name} (got heads {heads} and {name} {width})"
+        )
 
 
 def check_offsets(

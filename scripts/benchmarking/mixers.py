@@ -27,7 +27,9 @@ MIXERS: dict[str, Callable[[int, int], nn.Module]] = {
     "softmax attention": partial(opponents.SoftmaxAttention, **headed),
     "Transformer block": partial(opponents.TransformerBlock, **headed),
     "Linformer": partial(opponents.Linformer, **headed),
-    "Performer": partial(opponents.Performer, **headed),
+    "Performer": lambda width, length: paramixer.nn.LinearAttention(
+        width, HEADS, feature_map="favor"
+    ),
     "Nyströmformer": partial(opponents.Nystromformer, **headed),
     "local attention": partial(opponents.LocalAttention, **headed),
     "S4D": opponents.S4D,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from paramixer._checks import check_choice, check_size
 
 GATES = ("none", "full", "low_rank")
+EPSILON = 1e-4  # keeps features positive that exp rounds to zero
 
 
 class FeatureMap(nn.Module):
@@ -141,7 +142,7 @@ class Favor(FeatureMap):
         return x @ self.projection.to(x.dtype).mT - x.square().sum(3, keepdim=True) / 2
 
     def _features(self, exponents: Tensor, highest: Tensor) -> Tensor:
-        return ((exponents - highest).exp() + 1e-4) * self.features**-0.5
+        return ((exponents - highest).exp() + EPSILON) * self.features**-0.5
 
     def extra_repr(self) -> str:
         """What `print` shows."""

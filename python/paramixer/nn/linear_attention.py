@@ -164,7 +164,7 @@ class LinearAttention(_HeadAttention):
             if self.causal:
                 products = products.tril()
             matrix = _divide(products, products.sum(3, keepdim=True))
-        return matrix if mask is None else matrix.masked_fill(~mask[:, None, :, None], 0)
+        return matrix if mask is None else zero_padding(matrix, mask[:, None])
 
     def step(self, x: Tensor, state: LinearState | None = None) -> tuple[Tensor, LinearState]:
         """One row of a causal module, from the sums that the rows before it left behind.
@@ -202,7 +202,7 @@ class LinearAttention(_HeadAttention):
         """The features of queries and of keys (B, H, N, d), those of masked keys zero."""
         keys = self.feature_map.keys(key, mask)
         if mask is not None:
-            keys = keys.masked_fill(~mask[:, None, :, None], 0)
+            keys = zero_padding(keys, mask[:, None])
         return self.feature_map.queries(query), keys
 
     def _check_memory(self, x: Tensor, memory: Tensor | None, memory_mask: Tensor | None) -> None:

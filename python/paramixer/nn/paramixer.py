@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from paramixer import links as protocols
-from paramixer._checks import check_choice, check_offsets, check_sequence, check_size
+from paramixer._checks import (
+    check_choice,
+    check_heads,
+    check_offsets,
+    check_rows,
+    check_sequence,
+    check_size,
+)
+from paramixer.nn._rows import zero_padding
 from paramixer.ops import mix_chain
 from paramixer.reference import RESIDUALS
 
@@ -117,11 +125,7 @@ class Paramixer(nn.Module):
         value_width = check_size("Paramixer", "value_width", value_width)
         hidden = check_size("Paramixer", "hidden", width if hidden is None else hidden)
         heads = check_size("Paramixer", "heads", heads)
-        if value_width % heads != 0:
-            raise ValueError(
-                f"Paramixer: heads must divide value_width (got heads {heads} and value_width "
-                f"{value_width})"
-            )
+        check_heads("Paramixer", heads, value_width, "value_width")
         check_choice("Paramixer", "residual", residual, RESIDUALS)
         self.width = width
         self.length = length
@@ -146,20 +150,17 @@ class Paramixer(nn.Module):
         if source is None:
             source = x
         else:
-            self._check("source", source)
-        self._check("x", x)
+            check_rows("Paramixer", "source", source, self.width)
+        check_rows("Paramixer", "x", x, self.width)
         check_sequence("Paramixer", x, mask, self.length)
         if source.shape[:2] != x.shape[:2]:
             raise ValueError(
                 "Paramixer: source must have the batch and length of x "
                 f"(got shapes {list(source.shape)} and {list(x.shape)})"
             )
-        if mask is not None:
-            # Beyond the rows zeroed below: gradients stay finite where padding is not.
-            x = x.masked_fill(~mask.unsqueeze(2), 0)
-        value = self.dropout(self.values(x))
-        if mask is not None:
-            value = value.masked_fill(~mask.unsqueeze(2), 0)
+        # Values are zeroed below, too; this keeps gradients finite where padding is not.
+        value = self.values(zero_padding(x, mask))
+        value = zero_padding(self.dropout(value), mask)
         # (B, N, C) to (B, H, N, C / H): heads are batch dimensions.
         value = value.unflatten(2, [self.heads, self.value_width // self.heads]).transpose(1, 2)
         weight = self.head_weights(source, mask)
@@ -193,12 +194,10 @@ class Paramixer(nn.Module):
 
     def head_weights(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The links (B, H, N, M, K) of every head, zero in the rows the mask (B, N) excludes."""
-        self._check("x", x)
+        check_rows("Paramixer", "x", x, self.width)
         check_sequence("Paramixer", x, mask, self.length)
-        if mask is not None:
-            x = x.masked_fill(~mask.unsqueeze(2), 0)
         weight = torch.ops.paramixer.link_weights(
-            x,
+            zero_padding(x, mask),
             self.link_hidden.weight,
             self.link_hidden.bias,
             self.link_output.weight,
@@ -209,14 +208,6 @@ class Paramixer(nn.Module):
         if mask is not None:
             weight = weight.masked_fill(~mask[:, None, :, None, None], 0)
         return weight
-
-    def _check(self, name: str, x: Tensor) -> None:
-        if x.dim() != 3 or x.shape[2] != self.width:
-            raise ValueError(
-                f"Paramixer: {name} must be (B, N, {self.width}) (got shape {list(x.shape)})"
-            )
-        if not x.is_floating_point():
-            raise TypeError(f"Paramixer: {name} must be floating (got {x.dtype})")
 
     def extra_repr(self) -> str:
         """What `print` shows besides the submodules."""

@@ -15,6 +15,7 @@ from paramixer.nn import (
     Relu,
     SequenceClassifier,
     SimpleTron,
+    feature_maps,
 )
 from support import peak_bytes
 from torch import nn
@@ -119,15 +120,16 @@ def explicit(module, x, memory=None):
 def test_is_the_explicit_sum(name, dtype, tolerance):
     module, x = make(name, dtype), inputs(dtype=dtype)
     mask = padding_mask([9, 5])
+    mask[0, 4:7] = mask[1, 0] = False
     results, matrices = module(x, mask), module.attention(x, mask)
-    for b, length in enumerate((9, 5)):
-        expected, weights = explicit(module, x[b, :length])
-        close(results[b, :length], expected, tolerance)
-        close(matrices[b, :, :length, :length], weights, tolerance)
-        assert (matrices[b, :, length:] == 0).all()
-        assert (matrices[b, :, :, length:] == 0).all()
+    for result, matrix, rows, valid in zip(results, matrices, x, mask, strict=True):
+        expected, weights = explicit(module, rows[valid])
+        close(result[valid], expected, tolerance)
+        close(matrix[:, valid][..., valid], weights, tolerance)
+        assert (matrix[:, ~valid] == 0).all()
+        assert (matrix[..., ~valid] == 0).all()
     if name != "relu":
-        close(matrices[0].sum(2), torch.ones(HEADS, 9, dtype=dtype), tolerance)
+        close(matrices.sum(3), mask[:, None].expand(-1, HEADS, -1).to(dtype), tolerance)
 
 
 @every_row_wise_map
@@ -319,6 +321,23 @@ def test_random_features_are_orthogonal_in_blocks():
     feature_map.redraw()
     assert not torch.equal(feature_map.projection, first)
     assert "projection" in feature_map.state_dict()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_random_features_against_the_performer_library(monkeypatch):
+    """Without epsilon: the library takes its maximum before it subtracts |x|^2 / 2."""
+    library = pytest.importorskip("performer_pytorch.performer_pytorch")
+    monkeypatch.setattr(feature_maps, "EPSILON", 0.0)
+    module, x = make("favor-many"), inputs()
+    query, key, value = (
+        layer(x).unflatten(2, (HEADS, HEAD_WIDTH)).transpose(1, 2)
+        for layer in (module.query, module.key, module.value)
+    )
+    options = {"projection_matrix": module.feature_map.projection, "eps": 0.0}
+    queries = library.softmax_kernel(query, is_query=True, **options)
+    keys = library.softmax_kernel(key, is_query=False, **options)
+    mixed = library.linear_attention(queries, keys, value)
+    close(module(x), module.output(mixed.transpose(1, 2).flatten(2)))
 
 
 def test_kernel_dropout_in_training_only():

@@ -63,7 +63,6 @@ MIXERS = {
     "softmax": Mixer(lambda length: opponents.SoftmaxAttention(WIDTH, length, heads=2)),
     "transformer": Mixer(lambda length: opponents.TransformerBlock(WIDTH, length, heads=2)),
     "linformer": Mixer(lambda length: opponents.Linformer(WIDTH, length, heads=2, rank=5)),
-    "performer": Mixer(lambda length: opponents.Performer(WIDTH, length, heads=2)),
     "nystromformer": Mixer(
         lambda length: opponents.Nystromformer(
             WIDTH, length, heads=2, landmarks=5, iterations=3, kernel=3

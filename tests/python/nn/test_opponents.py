@@ -8,14 +8,13 @@ from functools import partial
 
 import pytest
 import torch
-from paramixer.nn import Paramixer, SequenceClassifier, opponents
+from paramixer.nn import Paramixer, SequenceClassifier
 from paramixer.nn.opponents import (
     S4D,
     EncoderBlock,
     Linformer,
     LocalAttention,
     Nystromformer,
-    Performer,
     SoftmaxAttention,
     TransformerBlock,
 )
@@ -48,18 +47,6 @@ def softmax_matrix(module, query, key, head):
 def linformer_matrix(module, query, key, head):
     e, f = module.key_rows[: len(key)].T, module.value_rows[: len(key)].T
     return softmax_scores(query, e @ key) @ f
-
-
-def performer_matrix(module, query, key, head):
-    def exponents(x):
-        x = x / x.shape[1] ** 0.25
-        return torch.stack([(x @ w) - (x * x).sum(1) / 2 for w in module.directions], dim=1)
-
-    of_queries, of_keys = exponents(query), exponents(key)
-    of_queries = (of_queries - of_queries.max(1, keepdim=True).values).exp() + 1e-4
-    of_keys = (of_keys - of_keys.max()).exp() + 1e-4
-    weights = of_queries @ of_keys.T
-    return weights / weights.sum(1, keepdim=True)
 
 
 def nystrom_matrix(module, query, key, head):
@@ -97,9 +84,6 @@ class Attention:
 ATTENTIONS = {
     "softmax": Attention(SoftmaxAttention, softmax_matrix, anywhere=True),
     "linformer": Attention(Linformer, linformer_matrix, ({"rank": 5}, {"rank": 20})),
-    "performer": Attention(
-        Performer, performer_matrix, ({}, {"features": 1}, {"features": 7}), anywhere=True
-    ),
     "nystromformer": Attention(
         Nystromformer,
         nystrom_matrix,
@@ -185,43 +169,6 @@ def test_linformer_of_a_row_a_combination_is_softmax_attention():
     nn.init.eye_(module.key_rows)
     nn.init.eye_(module.value_rows)
     close(module(inputs()), softmax(inputs()))
-
-
-def test_performer_comes_near_softmax_attention():
-    softmax, errors = make("softmax"), []
-    expected = softmax(inputs())
-    for features in (64, 4096):
-        module = make("performer", features=features)
-        module.load_state_dict(softmax.state_dict(), strict=False)
-        errors.append((module(inputs()) - expected).norm() / expected.norm())
-    assert errors[1] < 0.1
-    assert errors[1] < errors[0] / 2
-
-
-def test_directions_of_performer():
-    """Orthogonal in blocks of d, with the lengths of normal vectors; floor(d ln d) by default."""
-    torch.manual_seed(0)
-    module = Performer(16, 4, heads=2, features=2000)
-    for block in module.directions.split(8)[:20]:
-        gram = block @ block.T
-        close(gram, gram.diagonal().diag(), 1e-4)
-    assert module.directions.square().sum(1).mean() == pytest.approx(8, rel=0.05)
-    assert Performer(16, 4, heads=2).directions.shape == (16, 8)
-    assert Performer(1, 4).directions.shape == (1, 1)
-    before = module.directions.clone()
-    module.redraw()
-    assert not module.directions.equal(before)
-    assert "directions" in module.state_dict()
-
-
-def test_performer_in_float16_of_many_rows():
-    """Sums over rows pass what float16 holds."""
-    torch.manual_seed(0)
-    module = Performer(8, 70000, heads=2)
-    x = 0.1 * torch.randn(1, 70000, 8)
-    with torch.no_grad(), torch.autocast("cpu", torch.float16):
-        low = module(x)
-    assert (low - module(x)).norm() < 0.02 * module(x).norm()
 
 
 @pytest.mark.parametrize("length", [1, 2, 12, LENGTH])
@@ -332,20 +279,6 @@ def test_linformer_against_the_library():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_performer_against_the_library(monkeypatch):
-    """Without epsilon: the library takes its maximum before it subtracts |x|^2 / 2."""
-    library = pytest.importorskip("performer_pytorch.performer_pytorch")
-    monkeypatch.setattr(opponents.performer, "EPSILON", 0.0)
-    module = make("performer")
-    query, key, value = torch.randn(3, 2, HEADS, LENGTH, WIDTH // HEADS, dtype=torch.float64)
-    options = {"projection_matrix": module.directions, "eps": 0.0}
-    of_queries = library.softmax_kernel(query, is_query=True, **options)
-    of_keys = library.softmax_kernel(key, is_query=False, **options)
-    expected = library.linear_attention(of_queries, of_keys, value)
-    close(module.attend(query, key, value, None), expected)
-
-
-@pytest.mark.filterwarnings("ignore")
 def test_nystromformer_against_the_library():
     """One sequence and one head: the library scales by the norms of the whole batch."""
     library = pytest.importorskip("nystrom_attention")
@@ -402,7 +335,6 @@ def test_attention_shares_layers_and_their_errors(name):
     [
         (lambda: Linformer(4, 4, rank=0), "Linformer: rank must be at least 1 (got 0)"),
         (lambda: LocalAttention(4, 4, window=0), "LocalAttention: window must be at least 1"),
-        (lambda: Performer(4, 4, features=0), "Performer: features must be at least 1"),
         (lambda: Nystromformer(4, 4, landmarks=0), "Nystromformer: landmarks must be at least 1"),
         (lambda: Nystromformer(4, 4, iterations=0), "Nystromformer: iterations must be at least"),
         (lambda: Nystromformer(4, 4, kernel=4), "Nystromformer: kernel must be odd (got 4)"),
@@ -436,7 +368,6 @@ SMALL = {
     SoftmaxAttention: {},
     TransformerBlock: {},
     Linformer: {"rank": 4},
-    Performer: {"features": 8},
     Nystromformer: {"landmarks": 4, "iterations": 3, "kernel": 3},
     LocalAttention: {"window": 5},
     S4D: {"states": 4},

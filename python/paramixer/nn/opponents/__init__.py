@@ -1,9 +1,11 @@
-"""Mixers of other papers, called like `paramixer.nn.Paramixer`, to compare it with."""
+"""Mixers of other papers, called like `paramixer.nn.Paramixer`, to compare it with.
+
+Performer is `paramixer.nn.LinearAttention` with the feature map "favor".
+"""
 
 from paramixer.nn.opponents.linformer import Linformer
 from paramixer.nn.opponents.local import LocalAttention
 from paramixer.nn.opponents.nystromformer import Nystromformer
-from paramixer.nn.opponents.performer import Performer
 from paramixer.nn.opponents.s4d import S4D
 from paramixer.nn.opponents.softmax import SoftmaxAttention
 from paramixer.nn.opponents.transformer import EncoderBlock, TransformerBlock
@@ -14,7 +16,6 @@ __all__ = [
     "Linformer",
     "LocalAttention",
     "Nystromformer",
-    "Performer",
     "SoftmaxAttention",
     "TransformerBlock",
 ]

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from paramixer._checks import check_rows, check_sequence, check_size
+from paramixer._checks import check_heads, check_rows, check_sequence, check_size
+from paramixer.nn._rows import zero_padding
 
 
 class HeadedMixer(nn.Module):
@@ -42,10 +42,7 @@ class HeadedMixer(nn.Module):
         self.width = check_size(name, "width", width)
         self.length = check_size(name, "length", length)
         self.heads = check_size(name, "heads", heads)
-        if self.width % self.heads != 0:
-            raise ValueError(
-                f"{name}: heads must divide width (got heads {self.heads} and width {self.width})"
-            )
+        check_heads(name, self.heads, self.width)
         self.projection = nn.Linear(self.width, 3 * self.width, bias=bias)
         self.output = nn.Linear(self.width, self.width, bias=bias)
         self.dropout = nn.Dropout(dropout)
@@ -80,19 +77,9 @@ def padded_input(mixer: Any, x: Tensor, mask: Tensor | None) -> Tensor:
     return zero_padding(x, mask)
 
 
-def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
-    """X (.., N, D) with zeros in the rows that mask (.., N) excludes."""
-    return x if mask is None else x.masked_fill(~mask.unsqueeze(-1), 0)
-
-
 def attended(mask: Tensor) -> Tensor:
     """The mask (B, N) of keys; all of them where none is valid, so that no softmax is empty.
 
     (The rows of such a sequence are zeroed in the end.)
     """
     return mask | ~mask.any(1, keepdim=True)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """X in float32 if it has 16 bits, for sums over all rows and products of inverses."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramixer._checks import check_size
-from paramixer.nn.opponents.heads import HeadedMixer, zero_padding
+from paramixer.nn._rows import zero_padding
+from paramixer.nn.opponents.heads import HeadedMixer
 
 
 class Linformer(HeadedMixer):

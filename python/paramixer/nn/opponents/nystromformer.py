@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramixer._checks import check_size
-from paramixer.nn.opponents.heads import HeadedMixer, at_least_float32, attended, zero_padding
+from paramixer.nn._rows import at_least_float32, zero_padding
+from paramixer.nn.opponents.heads import HeadedMixer, attended
 
 
 class Nystromformer(HeadedMixer):

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramixer._checks import check_size
-from paramixer.nn.opponents.heads import at_least_float32, padded_input, zero_padding
+from paramixer.nn._rows import at_least_float32, zero_padding
+from paramixer.nn.opponents.heads import padded_input
 
 STEPS = (1e-3, 1e-1)  # the least and the greatest step of a fresh layer
 

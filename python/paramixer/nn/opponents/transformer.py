@@ -5,7 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from paramixer._checks import check_size
-from paramixer.nn.opponents.heads import padded_input, zero_padding
+from paramixer.nn._rows import zero_padding
+from paramixer.nn.opponents.heads import padded_input
 from paramixer.nn.opponents.softmax import SoftmaxAttention
 
 
