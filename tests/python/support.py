@@ -1,4 +1,4 @@
-"""What the operator tests share: operators with oracles, operands, layouts, tolerances."""
+"""What the tests share: operators with oracles, layouts, tolerances; masks, tasks to learn."""
 
 import math
 import os
@@ -192,6 +192,16 @@ def relative_error(actual, exact):
     return ((actual.double() - exact).norm() / exact.norm().clamp_min(1e-30)).item()
 
 
+def close(actual, expected, tolerance=1e-12):
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def padding_mask(lengths, rows=None):
+    """True in the valid rows of sequences with these lengths, of so many rows or the longest."""
+    rows = max(lengths) if rows is None else rows
+    return torch.arange(rows) < torch.tensor(lengths).unsqueeze(1)
+
+
 def assert_as_exact_as_torch(actual, torch_result, exact, what, products=1, magnitude=None):
     """At most twice the error PyTorch itself makes in that dtype, and a little for each product.
 
@@ -228,6 +238,26 @@ def forward_and_gradients(function, operands, offsets, grad):
     leaves = [operand.detach().requires_grad_() for operand in operands]
     result = function(*leaves, offsets)
     return [result.detach(), *torch.autograd.grad(result, leaves, grad.to(result.dtype))]
+
+
+def assert_learns(model, draw):
+    """Within 200 steps: three batches in a row without a mistake, none trained on before.
+
+    `draw(generator)` makes a batch: the arguments of the model, and the classes.
+    """
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    right = 0
+    for _ in range(200):
+        *arguments, target = draw(generator)
+        scores = model(*arguments)
+        right = right + 1 if torch.equal(scores.argmax(1), target) else 0
+        if right == 3:
+            return
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(scores, target).backward()
+        optimizer.step()
+    raise AssertionError("no three batches without a mistake within 200 steps")
 
 
 def peak_bytes(function):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from paramixer.nn import Paramixer, PSFAttention, SequenceClassifier
+from support import close, padding_mask
 from torch import nn
 
 WIDTH, LENGTH, CLASSES, VOCABULARY = 8, 10, 3, 7
@@ -33,14 +34,6 @@ def inputs(options, batch=4, length=LENGTH):
         shape = (batch, length, options["features"])
         return torch.randn(shape, generator=generator, dtype=torch.float64)
     return torch.randint(VOCABULARY, (batch, length), generator=generator)
-
-
-def padding_mask(lengths, length=LENGTH):
-    return torch.arange(length) < torch.tensor(lengths).unsqueeze(1)
-
-
-def close(actual, expected):
-    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_plain_stack_with_links_from_embedding():

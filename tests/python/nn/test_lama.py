@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from paramixer.nn import LamaClassifier, LamaPooling, diversity_penalty
-from support import peak_bytes
+from support import assert_learns, close, padding_mask, peak_bytes
 from torch import nn
 
 WIDTH, HEADS, ROWS = 6, 3, 9
@@ -39,14 +39,6 @@ def inputs(rows=ROWS, batch=3, dtype=torch.float64):
 def contexts(module, dtype=torch.float64):
     torch.manual_seed(2)
     return None if module.context is not None else torch.randn(3, 4, dtype=dtype)
-
-
-def padding_mask(lengths, rows=ROWS):
-    return torch.arange(rows) < torch.tensor(lengths).unsqueeze(1)
-
-
-def close(actual, expected, tolerance=1e-12):
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def literal(module, x, context):
@@ -332,19 +324,7 @@ def test_trains(context):
     torch.manual_seed(0)
     sizes = {"width": 32, "hidden": 16, "heads": 4, "head_hidden": 64}
     model = LamaClassifier(200, 4, context=context, head_activation=True, dropout=0, **sizes)
-    generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    right = 0
-    for _ in range(200):
-        x, mask, target = planted(generator)
-        scores = model(x, mask)
-        right = right + 1 if torch.equal(scores.argmax(1), target) else 0
-        if right == 3:  # batches without a mistake, not trained on before
-            return
-        optimizer.zero_grad()
-        F.cross_entropy(scores, target).backward()
-        optimizer.step()
-    raise AssertionError("no three batches of 64 without a mistake within 200 steps")
+    assert_learns(model, planted)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from paramixer.nn import (
     SimpleTron,
     feature_maps,
 )
-from support import peak_bytes
+from support import assert_learns, close, padding_mask, peak_bytes
 from torch import nn
 
 WIDTH, HEADS, HEAD_WIDTH = 12, 3, 4
@@ -48,14 +48,6 @@ def make(name, dtype=torch.float64, **options):
 def inputs(length=9, batch=2, dtype=torch.float64, width=WIDTH):
     torch.manual_seed(1)
     return torch.randn(batch, length, width, dtype=dtype)
-
-
-def padding_mask(lengths, length=9):
-    return torch.arange(length) < torch.tensor(lengths).unsqueeze(1)
-
-
-def close(actual, expected, tolerance=1e-12):
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def softmax_features(projection, rows, lowest_constant):
@@ -479,19 +471,7 @@ def test_trains(name):
         pooling="first",
         head_hidden=32,
     )
-    generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    right = 0
-    for _ in range(200):
-        tokens, target = needle(generator)
-        scores = model(tokens)
-        right = right + 1 if torch.equal(scores.argmax(1), target) else 0
-        if right == 3:  # batches without a mistake, not trained on before
-            return
-        optimizer.zero_grad()
-        F.cross_entropy(scores, target).backward()
-        optimizer.step()
-    raise AssertionError("no three batches of 64 without a mistake within 200 steps")
+    assert_learns(model, needle)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from paramixer.nn import (
     SimpleTron,
     opponents,
 )
-from support import peak_bytes
+from support import close, padding_mask, peak_bytes
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -88,14 +88,6 @@ def make(name, length=LENGTH, dtype=torch.float64):
 def inputs(length=LENGTH, batch=3, dtype=torch.float64):
     torch.manual_seed(1)
     return torch.randn(batch, length, WIDTH, dtype=dtype)
-
-
-def padding_mask(lengths, length=LENGTH):
-    return torch.arange(length) < torch.tensor(lengths).unsqueeze(1)
-
-
-def close(actual, expected, tolerance=1e-12):
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def relative(actual, expected):

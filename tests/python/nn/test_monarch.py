@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from paramixer.nn import Monarch, monarch_matrix, project_monarch
+from support import close
 
 
 def make(length=12, heads=2, dtype=torch.float64):
@@ -15,10 +16,6 @@ def make(length=12, heads=2, dtype=torch.float64):
 def inputs(length=12, dtype=torch.float64):
     torch.manual_seed(1)
     return torch.randn(3, length, 8, dtype=dtype)
-
-
-def close(actual, expected, tolerance=1e-12):
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def in_loops(inner, outer):

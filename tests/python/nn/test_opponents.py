@@ -18,6 +18,7 @@ from paramixer.nn.opponents import (
     SoftmaxAttention,
     TransformerBlock,
 )
+from support import close, padding_mask
 from torch import nn
 
 WIDTH, LENGTH, HEADS = 6, 13, 2
@@ -26,14 +27,6 @@ WIDTH, LENGTH, HEADS = 6, 13, 2
 def inputs(length=LENGTH, batch=2, width=WIDTH, dtype=torch.float64):
     torch.manual_seed(1)
     return torch.randn(batch, length, width, dtype=dtype)
-
-
-def padding_mask(lengths, length=LENGTH):
-    return torch.arange(length) < torch.tensor(lengths).unsqueeze(1)
-
-
-def close(actual, expected, tolerance=1e-12):
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def softmax_scores(query, key):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from paramixer import links, reference
 from paramixer.nn import Paramixer, PSFAttention
+from support import close, padding_mask
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -31,14 +32,6 @@ def make(width=8, length=LENGTH, dtype=torch.float64, **options):
 def inputs(length=LENGTH, batch=3, width=8, dtype=torch.float64):
     torch.manual_seed(1)
     return torch.randn(batch, length, width, dtype=dtype)
-
-
-def padding_mask(lengths, length=LENGTH):
-    return torch.arange(length) < torch.tensor(lengths).unsqueeze(1)
-
-
-def close(actual, expected, tolerance=1e-12):
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def straight(module, x, source):
