@@ -142,9 +142,8 @@ class BandInstance {
         for (int64_t c = 0; c < case_.channels; ++c) {
           const int64_t e = i * case_.channels + c;
           const double least = std::is_same_v<T, Float16> ? std::ldexp(30.0, -25) : 0.0;
-          ASSERT_LE(std::abs(output(b, i, c) - exact.value[e]), bound * exact.magnitude[e] + least)
-              << describe(case_) << ": result[" << b << ", " << i << ", " << c << "] is "
-              << output(b, i, c) << ", expected " << exact.value[e];
+          ASSERT_TRUE(within(bound * exact.magnitude[e] + least, output(b, i, c), exact.value[e]))
+              << where(describe(case_), "result", b, i, c);
         }
       }
     }

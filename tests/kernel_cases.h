@@ -238,6 +238,19 @@ void check_surroundings(const Problem& problem, const Tensor<T>& tensor,
   }
 }
 
+// How messages call an element.
+inline std::string where(const std::string& description, const char* name, int64_t b, int64_t i,
+                         int64_t c) {
+  return description + ": " + name + "[" + std::to_string(b) + ", " + std::to_string(i) + ", " +
+         std::to_string(c) + "]";
+}
+
+inline ::testing::AssertionResult within(double bound, double actual, double expected) {
+  if (std::abs(actual - expected) <= bound) return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure()
+         << "got " << actual << ", expected " << expected << " within " << bound;
+}
+
 template <typename T>
 class Instance {
  public:
@@ -303,7 +316,8 @@ class Instance {
               i < ring ? value.storage[place(problem_, value, b, reduce_offset(i + shift, ring), c)]
                        : zero;
           const T& actual = result.storage[place(problem_, result, b, i, c)];
-          ASSERT_EQ(std::memcmp(&actual, &expected, sizeof(T)), 0) << where("result", b, i, c);
+          ASSERT_EQ(std::memcmp(&actual, &expected, sizeof(T)), 0)
+              << where(describe(case_), "result", b, i, c);
         }
       }
     }
@@ -349,7 +363,7 @@ class Instance {
             const int64_t other = reduce_offset(transpose ? i - offset : i + offset, case_.length);
             sum.add(at(weight, b, transpose ? other : i, k) * at(source, b, other, c));
           }
-          ASSERT_TRUE(close(at(result, b, i, c), sum)) << where("result", b, i, c);
+          ASSERT_TRUE(close(at(result, b, i, c), sum)) << where(describe(case_), "result", b, i, c);
         }
       }
     }
@@ -364,7 +378,7 @@ class Instance {
           for (int64_t c = 0; c < case_.channels; ++c) {
             sum.add(at(grad, b, i, c) * at(value, b, other, c));
           }
-          ASSERT_TRUE(close(at(dots, b, i, k), sum)) << where("dots", b, i, k);
+          ASSERT_TRUE(close(at(dots, b, i, k), sum)) << where(describe(case_), "dots", b, i, k);
         }
       }
     }
@@ -376,14 +390,7 @@ class Instance {
     const double bound = (expected.terms + 1) * epsilon<Accumulate<T>>() * expected.magnitude +
                          epsilon<T>() / 2 * std::abs(expected.value) * 1.01 +
                          (std::is_same_v<T, Float16> ? std::ldexp(1.0, -25) : 0.0);
-    if (std::abs(actual - expected.value) <= bound) return ::testing::AssertionSuccess();
-    return ::testing::AssertionFailure()
-           << "got " << actual << ", expected " << expected.value << " within " << bound;
-  }
-
-  std::string where(const char* name, int64_t b, int64_t i, int64_t c) const {
-    return describe(case_) + ": " + name + "[" + std::to_string(b) + ", " + std::to_string(i) +
-           ", " + std::to_string(c) + "]";
+    return within(bound, actual, expected.value);
   }
 
   Case case_;

@@ -146,14 +146,14 @@ class ChainInstance {
           const Exact& exact = pass == Pass::kForward ? end_[e] : value_grad_[e];
           const double actual = widen(result_.storage[place(problem_, result_, b, i, c)]);
           ASSERT_TRUE(close(actual, exact, roundings + factors_, testing::epsilon<T>()))
-              << where("result", b, i, c);
+              << testing::where(describe(case_), "result", b, i, c);
         }
         if (pass == Pass::kForward) continue;
         for (int64_t k = 0; k < factors_ * case_.protocol.links; ++k) {
           const int64_t e = (b * case_.length + i) * factors_ * case_.protocol.links + k;
           const double actual = dots_.storage[place(problem_, dots_, b, i, k)];
           ASSERT_TRUE(close(actual, weight_grad_[e], roundings + case_.channels + 1, 0))
-              << where("dots", b, i, k);
+              << testing::where(describe(case_), "dots", b, i, k);
         }
       }
     }
@@ -273,14 +273,7 @@ class ChainInstance {
     const double bound = (roundings * 1.01 + 1) * each * exact.magnitude +
                          1.01 * stored / 2 * std::abs(exact.value) +
                          (std::is_same_v<T, Float16> && stored > 0 ? std::ldexp(1.0, -25) : 0.0);
-    if (std::abs(actual - exact.value) <= bound) return ::testing::AssertionSuccess();
-    return ::testing::AssertionFailure()
-           << "got " << actual << ", expected " << exact.value << " within " << bound;
-  }
-
-  std::string where(const char* name, int64_t b, int64_t i, int64_t c) const {
-    return describe(case_) + ": " + name + "[" + std::to_string(b) + ", " + std::to_string(i) +
-           ", " + std::to_string(c) + "]";
+    return testing::within(bound, actual, exact.value);
   }
 
   ChainCase case_;
