@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -91,10 +90,10 @@ class BandInstance {
     problem_.length = c.length;
     problem_.channels = c.channels;
     problem_.links = c.links;
-    set_batch_sizes();
-    weight = make_tensor(c.factors * c.links, Role::kInput, 1 / std::sqrt(double(c.links)));
-    value = make_tensor(c.channels, Role::kInput, 1);
-    result = make_tensor(c.channels, Role::kOutput, 0);
+    set_batch_sizes(problem_, c.layout, 2);
+    weight = make(c.factors * c.links, Role::kInput, 1 / std::sqrt(double(c.links)));
+    value = make(c.channels, Role::kInput);
+    result = make(c.channels, Role::kOutput);
     // Every factor's links in an order of its own.
     for (int f = 0; f < c.factors; ++f) {
       auto* columns = pass_.column[f];
@@ -119,20 +118,15 @@ class BandInstance {
     return pass;
   }
 
-  void poison_outputs() {
-    std::memset(static_cast<void*>(result.storage.data()), 0xff, result.storage.size() * sizeof(T));
-  }
+  void poison_outputs() { poison(result.storage); }
 
-  std::vector<unsigned char> output_bytes() const {
-    const auto* bytes = reinterpret_cast<const unsigned char*>(result.storage.data());
-    return {bytes, bytes + result.storage.size() * sizeof(T)};
-  }
+  std::vector<unsigned char> output_bytes() const { return bytes_of(result.storage); }
 
   double output(int64_t b, int64_t i, int64_t c) const {
-    return widen(result.storage[place(result, b, i, c)]);
+    return widen(result.storage[place(problem_, result, b, i, c)]);
   }
   void set_value(int64_t b, int64_t i, int64_t c, double x) {
-    value.storage[place(value, b, i, c)] = narrow<T>(static_cast<float>(x));
+    value.storage[place(problem_, value, b, i, c)] = narrow<T>(static_cast<float>(x));
   }
 
   // Compares with the factors one at a time in float64. A band rounds its coefficients and its
@@ -148,13 +142,12 @@ class BandInstance {
         for (int64_t c = 0; c < case_.channels; ++c) {
           const int64_t e = i * case_.channels + c;
           const double least = std::is_same_v<T, Float16> ? std::ldexp(30.0, -25) : 0.0;
-          ASSERT_LE(std::abs(output(b, i, c) - exact.value[e]), bound * exact.magnitude[e] + least)
-              << describe(case_) << ": result[" << b << ", " << i << ", " << c << "] is "
-              << output(b, i, c) << ", expected " << exact.value[e];
+          ASSERT_TRUE(within(bound * exact.magnitude[e] + least, output(b, i, c), exact.value[e]))
+              << where(describe(case_), "result", b, i, c);
         }
       }
     }
-    check_surroundings();
+    check_surroundings(problem_, result, describe(case_));
   }
 
   // The 2-norm error of the output over that of the factors one at a time, each rounded to T.
@@ -178,63 +171,8 @@ class BandInstance {
     std::vector<double> value, magnitude;
   };
 
-  void set_batch_sizes() {
-    problem_.batch_dims = 1;
-    problem_.batch_sizes[0] = 2;
-    if (case_.layout == Layout::kContiguous) problem_.batch_dims = 0;
-    if (case_.layout == Layout::kPermutedBatch) {
-      problem_.batch_dims = 2;
-      problem_.batch_sizes[1] = 2;
-    }
-    if (case_.layout == Layout::kManyBatches) {
-      problem_.batch_dims = 4;
-      for (int d = 0; d < 4; ++d) problem_.batch_sizes[d] = d % 2 + 1;
-    }
-  }
-
-  Tensor<T> make_tensor(int64_t columns, Role role, double deviation) {
-    Tensor<T> tensor;
-    tensor.columns = columns;
-    Operand& operand = tensor.operand;
-    operand.row = columns;
-    operand.column = 1;
-    if (case_.layout == Layout::kSliced) operand.row += tensor.start = 8;
-    if (case_.layout == Layout::kSlicedUnevenly) operand.row += tensor.start = 3;
-    if (case_.layout == Layout::kShifted) tensor.start = 1;
-    int64_t batch = case_.length * operand.row;
-    if (case_.layout == Layout::kTransposed) {
-      operand.row = 1;
-      operand.column = case_.length;
-    }
-    for (int n = 0; n < problem_.batch_dims; ++n) {
-      const bool outermost_first = case_.layout == Layout::kPermutedBatch;
-      const int d = outermost_first ? n : problem_.batch_dims - 1 - n;
-      operand.batch[d] = batch;
-      batch *= problem_.batch_sizes[d];
-    }
-    if (role == Role::kInput) {
-      if (case_.layout == Layout::kExpandedBatch) operand.batch[0] = 0;
-      if (case_.layout == Layout::kExpandedRow) operand.row = 0;
-      if (case_.layout == Layout::kExpandedColumn) operand.column = 0;
-    }
-    tensor.storage.resize(tensor.start + batch);
-    std::memset(static_cast<void*>(tensor.storage.data()), 0xff, tensor.storage.size() * sizeof(T));
-    operand.data = tensor.storage.data() + tensor.start;
-    if (role == Role::kOutput) return tensor;
-    std::normal_distribution<float> normal(0, static_cast<float>(deviation));
-    for (int64_t b = 0; b < batch_count(problem_); ++b) {
-      for (int64_t i = 0; i < case_.length; ++i) {
-        for (int64_t c = 0; c < columns; ++c) {
-          tensor.storage[place(tensor, b, i, c)] = narrow<T>(normal(random_));
-        }
-      }
-    }
-    return tensor;
-  }
-
-  int64_t place(const Tensor<T>& tensor, int64_t b, int64_t i, int64_t c) const {
-    return tensor.start + batch_offset(problem_, tensor.operand, b) + i * tensor.operand.row +
-           c * tensor.operand.column;
+  Tensor<T> make(int64_t columns, Role role, double deviation = 1) {
+    return make_tensor<T>(problem_, case_.layout, columns, role, random_, deviation);
   }
 
   Chain exact_chain(int64_t b) const {
@@ -247,7 +185,7 @@ class BandInstance {
     Chain from;
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t c = 0; c < d; ++c)
-        from.value.push_back(widen(value.storage[place(value, b, i, c)]));
+        from.value.push_back(widen(value.storage[place(problem_, value, b, i, c)]));
     }
     for (const double x : from.value) from.magnitude.push_back(std::abs(x));
     for (int number = 0; number < case_.factors; ++number) {
@@ -259,7 +197,7 @@ class BandInstance {
           const int64_t offset = (k - (case_.links - 1) / 2) * (int64_t{1} << f) * case_.step;
           const int64_t other = reduce_offset(i + offset, n);
           const int64_t column = f * case_.links + pass_.column[f][k];
-          const double w = widen(weight.storage[place(weight, b, i, column)]);
+          const double w = widen(weight.storage[place(problem_, weight, b, i, column)]);
           const int64_t target = case_.transpose ? other : i, source = case_.transpose ? i : other;
           for (int64_t c = 0; c < d; ++c) {
             to.value[target * d + c] += w * from.value[source * d + c];
@@ -271,20 +209,6 @@ class BandInstance {
       from = std::move(to);
     }
     return from;
-  }
-
-  // Nothing but the output itself was written.
-  void check_surroundings() const {
-    std::vector<bool> inside(result.storage.size());
-    for (int64_t b = 0; b < batch_count(problem_); ++b) {
-      for (int64_t i = 0; i < case_.length; ++i) {
-        for (int64_t c = 0; c < case_.channels; ++c) inside[place(result, b, i, c)] = true;
-      }
-    }
-    for (size_t e = 0; e < inside.size(); ++e) {
-      ASSERT_TRUE(inside[e] || result.storage[e].bits == 0xffff)
-          << describe(case_) << ": element " << e << " outside of the output was written";
-    }
   }
 
   BandCase case_;

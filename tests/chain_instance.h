@@ -65,7 +65,7 @@ class ChainInstance {
     problem_.batch_sizes[1] = two ? 3 : 0;
     value_ = make(c.channels, true);
     grad_ = make(c.channels, true);
-    for (Buffer* state : {&result_, &temporary_}) *state = make(c.channels, false);
+    for (Tensor<T>* state : {&result_, &temporary_}) *state = make(c.channels, false);
     make_weights();
   }
 
@@ -107,19 +107,15 @@ class ChainInstance {
   }
 
   void poison() {
-    for (Buffer* state : {&result_, &temporary_}) fill_with_nan(state->storage);
+    for (Tensor<T>* state : {&result_, &temporary_}) testing::poison(state->storage);
     std::fill(dots_.begin(), dots_.end(), NAN);
   }
 
   // Everything that was written, with its surroundings.
   std::vector<unsigned char> bytes() const {
-    std::vector<unsigned char> bytes;
-    const auto append = [&](const auto& list) {
-      const auto* begin = reinterpret_cast<const unsigned char*>(list.data());
-      bytes.insert(bytes.end(), begin, begin + list.size() * sizeof(list[0]));
-    };
-    append(result_.storage);
-    append(dots_);
+    auto bytes = bytes_of(result_.storage);
+    const auto* dots = reinterpret_cast<const unsigned char*>(dots_.data());
+    bytes.insert(bytes.end(), dots, dots + dots_.size() * sizeof(float));
     return bytes;
   }
 
@@ -164,11 +160,6 @@ class ChainInstance {
   }
 
  private:
-  struct Buffer {
-    Storage<T> storage;
-    Operand operand;
-  };
-
   // Exact values, and the sums of their terms' magnitudes.
   struct Numbers {
     std::vector<double> value;
@@ -180,7 +171,7 @@ class ChainInstance {
     return 1.05 * factors * (epsilon<T>() + (problem_.links + 2) * epsilon<Accumulate<T>>());
   }
 
-  void check_state(const Buffer& buffer, const Numbers& expected, int factors) const {
+  void check_state(const Tensor<T>& buffer, const Numbers& expected, int factors) const {
     int64_t e = 0;
     for_each_element([&](int64_t b, int64_t i, int64_t c) {
       const double actual = widen(element(buffer.operand, b, i, c));
@@ -190,7 +181,7 @@ class ChainInstance {
           << " factors is " << actual << ", expected " << expected.value[e];
       ++e;
     });
-    check_surroundings(buffer);
+    check_surroundings(problem_, buffer, describe(case_));
   }
 
   void check_dots(const Sweep& sweep, int factor, const Numbers& grad, const Numbers& state) const {
@@ -225,10 +216,6 @@ class ChainInstance {
     return row - i + (i + offset) % case_.length;
   }
 
-  static void fill_with_nan(Storage<T>& storage) {
-    std::memset(static_cast<void*>(storage.data()), 0xff, storage.size() * sizeof(T));
-  }
-
   int64_t batches() const { return batch_count(problem_); }
 
   template <typename Body>
@@ -253,11 +240,12 @@ class ChainInstance {
     if (problem_.batch_dims == 2) operand.batch[1] = 2 * one;
   }
 
-  Buffer make(int64_t columns, bool is_input) {
+  Tensor<T> make(int64_t columns, bool is_input) {
     const ChainLayout layout = case_.layout;
-    Buffer buffer;
+    Tensor<T> buffer;
+    buffer.columns = columns;
     Operand& operand = buffer.operand;
-    const int64_t start = layout == ChainLayout::kSliced ? 8 : layout == ChainLayout::kShifted;
+    buffer.start = layout == ChainLayout::kSliced ? 8 : layout == ChainLayout::kShifted;
     operand.row = columns + (layout == ChainLayout::kSliced ? 8 : 0);
     operand.column = 1;
     const int64_t one = operand.row * case_.length;
@@ -266,7 +254,7 @@ class ChainInstance {
       operand.row = 1;
     }
     set_batches(operand, one);
-    allocate(buffer, start, one);
+    allocate(buffer, batches() * one);
     if (is_input && layout == ChainLayout::kExpandedBatch) operand.batch[0] = 0;
     if (is_input) {
       for_each_element([&](int64_t b, int64_t i, int64_t c) { element(operand, b, i, c) = any(); });
@@ -286,13 +274,15 @@ class ChainInstance {
       operand.column = factors_;
     }
     int64_t one = operand.row * length;
+    const int64_t elements = batches() * one;
     if (layout == ChainLayout::kFactorsOutside) {
       operand.row = links;
       weight_factor_ = batches() * length * links;
       one = length * links;
     }
     set_batches(operand, one);
-    allocate(weight_, layout == ChainLayout::kShifted, operand.row * length * factors_);
+    weight_.start = layout == ChainLayout::kShifted;
+    allocate(weight_, elements);
     if (layout == ChainLayout::kExpandedBatch) operand.batch[0] = 0;
     for (int64_t b = 0; b < batches(); ++b) {
       for (int64_t i = 0; i < length; ++i) {
@@ -301,12 +291,6 @@ class ChainInstance {
         }
       }
     }
-  }
-
-  void allocate(Buffer& buffer, int64_t start, int64_t one) {
-    buffer.storage.resize(start + batches() * one + 16);
-    fill_with_nan(buffer.storage);
-    buffer.operand.data = buffer.storage.data() + start;
   }
 
   T any(double scale = 1) {
@@ -319,7 +303,7 @@ class ChainInstance {
                               m * weight_factor_ + k * weight_.operand.column];
   }
 
-  Numbers numbers(const Buffer& buffer) const {
+  Numbers numbers(const Tensor<T>& buffer) const {
     Numbers list;
     for_each_element([&](int64_t b, int64_t i, int64_t c) {
       list.value.push_back(widen(element(buffer.operand, b, i, c)));
@@ -371,27 +355,13 @@ class ChainInstance {
     return next;
   }
 
-  // Nothing but the operand itself was written.
-  void check_surroundings(const Buffer& buffer) const {
-    std::vector<bool> inside(buffer.storage.size());
-    for_each_element([&](int64_t b, int64_t i, int64_t c) {
-      inside[&element(buffer.operand, b, i, c) - buffer.storage.data()] = true;
-    });
-    for (size_t e = 0; e < inside.size(); ++e) {
-      const auto* byte = reinterpret_cast<const unsigned char*>(&buffer.storage[e]);
-      ASSERT_TRUE(inside[e] ||
-                  std::all_of(byte, byte + sizeof(T), [](unsigned char b) { return b == 0xff; }))
-          << describe(case_) << ": element " << e << " beside the result was written";
-    }
-  }
-
   ChainCase case_;
   int factors_;
   std::mt19937 random_;
   std::normal_distribution<double> normal_;
   Problem problem_;
-  Buffer value_, grad_, result_, temporary_, weight_;
-  std::deque<std::pair<int, Buffer>> kept_;
+  Tensor<T> value_, grad_, result_, temporary_, weight_;
+  std::deque<std::pair<int, Tensor<T>>> kept_;
   int64_t weight_factor_ = 0;
   std::vector<float> dots_;
   int64_t groups_ = 0;

@@ -123,6 +123,134 @@ struct Tensor {
 
 enum class Role { kInput, kOutput };
 
+// Behind a block of storage, to see what is written there. AddressSanitizer guards the end of a
+// block itself, against reading too.
+#if defined(__SANITIZE_ADDRESS__)
+inline constexpr int64_t kGuardBytes = 0;
+#else
+inline constexpr int64_t kGuardBytes = 256;
+#endif
+
+// All bits set, a NaN in every dtype.
+template <typename T>
+void poison(Storage<T>& storage) {
+  std::memset(static_cast<void*>(storage.data()), 0xff, storage.size() * sizeof(T));
+}
+
+template <typename T>
+bool is_poison(const T& element) {
+  const auto* bytes = reinterpret_cast<const unsigned char*>(&element);
+  return std::all_of(bytes, bytes + sizeof(T), [](unsigned char byte) { return byte == 0xff; });
+}
+
+template <typename T>
+std::vector<unsigned char> bytes_of(const Storage<T>& storage) {
+  const auto* bytes = reinterpret_cast<const unsigned char*>(storage.data());
+  return {bytes, bytes + storage.size() * sizeof(T)};
+}
+
+// The batch dimensions of a layout; where there is one, it has `items` items.
+inline void set_batch_sizes(Problem& problem, Layout layout, int64_t items) {
+  std::vector<int64_t> sizes = {items};
+  if (layout == Layout::kContiguous) sizes = {};
+  if (layout == Layout::kPermutedBatch) sizes = {2, items};
+  if (layout == Layout::kManyBatches) sizes = {2, 1, 2, items - 1};
+  problem.batch_dims = static_cast<int32_t>(sizes.size());
+  std::copy(sizes.begin(), sizes.end(), problem.batch_sizes);
+}
+
+// NaN everywhere, in `elements` of the operand and around them.
+template <typename T>
+void allocate(Tensor<T>& tensor, int64_t elements) {
+  const int64_t guard = kGuardBytes / static_cast<int64_t>(sizeof(T));
+  tensor.storage.resize(tensor.start + elements + guard);
+  poison(tensor.storage);
+  tensor.operand.data = tensor.storage.data() + tensor.start;
+}
+
+// A tensor (batch..., N, columns) of NaN.
+template <typename T>
+Tensor<T> lay_out(const Problem& problem, Layout layout, int64_t columns) {
+  Tensor<T> tensor;
+  tensor.columns = columns;
+  Operand& operand = tensor.operand;
+  operand.row = columns;
+  operand.column = 1;
+  if (layout == Layout::kSliced) operand.row += tensor.start = 8;
+  if (layout == Layout::kSlicedUnevenly) operand.row += tensor.start = 3;
+  if (layout == Layout::kShifted) tensor.start = 1;
+  int64_t batch = problem.length * operand.row;
+  if (layout == Layout::kTransposed) {
+    operand.row = 1;
+    operand.column = problem.length;
+  }
+  for (int n = 0; n < problem.batch_dims; ++n) {
+    const int d = layout == Layout::kPermutedBatch ? n : problem.batch_dims - 1 - n;
+    operand.batch[d] = batch;
+    batch *= problem.batch_sizes[d];
+  }
+  allocate(tensor, batch);
+  return tensor;
+}
+
+template <typename T>
+int64_t place(const Problem& problem, const Tensor<T>& tensor, int64_t b, int64_t i, int64_t c) {
+  return tensor.start + batch_offset(problem, tensor.operand, b) + i * tensor.operand.row +
+         c * tensor.operand.column;
+}
+
+// Calls body(place) for every element.
+template <typename T, typename Body>
+void for_each_place(const Problem& problem, const Tensor<T>& tensor, const Body& body) {
+  for (int64_t b = 0; b < batch_count(problem); ++b) {
+    for (int64_t i = 0; i < problem.length; ++i) {
+      for (int64_t c = 0; c < tensor.columns; ++c) body(place(problem, tensor, b, i, c));
+    }
+  }
+}
+
+// An output as lay_out() makes it, or an input of normal numbers. Those that an expanded input
+// leaves out differ from the ones it repeats: reading them shows in the result.
+template <typename T>
+Tensor<T> make_tensor(const Problem& problem, Layout layout, int64_t columns, Role role,
+                      std::mt19937& random, double deviation = 1) {
+  Tensor<T> tensor = lay_out<T>(problem, layout, columns);
+  if (role == Role::kOutput) return tensor;
+  std::normal_distribution<double> normal(0, deviation);
+  for_each_place(problem, tensor, [&](int64_t place) {
+    tensor.storage[place] = narrow<T>(static_cast<Accumulate<T>>(normal(random)));
+  });
+  if (layout == Layout::kExpandedBatch) tensor.operand.batch[0] = 0;
+  if (layout == Layout::kExpandedRow) tensor.operand.row = 0;
+  if (layout == Layout::kExpandedColumn) tensor.operand.column = 0;
+  return tensor;
+}
+
+// Nothing but the output itself was written.
+template <typename T>
+void check_surroundings(const Problem& problem, const Tensor<T>& tensor,
+                        const std::string& description) {
+  std::vector<bool> inside(tensor.storage.size());
+  for_each_place(problem, tensor, [&](int64_t place) { inside[place] = true; });
+  for (size_t e = 0; e < inside.size(); ++e) {
+    ASSERT_TRUE(inside[e] || is_poison(tensor.storage[e]))
+        << description << ": element " << e << " outside of an output was written";
+  }
+}
+
+// How messages call an element.
+inline std::string where(const std::string& description, const char* name, int64_t b, int64_t i,
+                         int64_t c) {
+  return description + ": " + name + "[" + std::to_string(b) + ", " + std::to_string(i) + ", " +
+         std::to_string(c) + "]";
+}
+
+inline ::testing::AssertionResult within(double bound, double actual, double expected) {
+  if (std::abs(actual - expected) <= bound) return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure()
+         << "got " << actual << ", expected " << expected << " within " << bound;
+}
+
 template <typename T>
 class Instance {
  public:
@@ -132,13 +260,13 @@ class Instance {
     problem_.length = c.length;
     problem_.channels = c.channels;
     problem_.links = c.links;
-    set_batch_sizes();
+    set_batch_sizes(problem_, c.layout, 3);
     set_offsets();
-    weight = make_tensor(c.links, Role::kInput);
-    value = make_tensor(c.channels, Role::kInput);
-    grad = make_tensor(c.channels, Role::kInput);
-    result = make_tensor(c.channels, Role::kOutput);
-    dots = make_tensor(c.links, Role::kOutput);
+    weight = make(c.links, Role::kInput);
+    value = make(c.channels, Role::kInput);
+    grad = make(c.channels, Role::kInput);
+    result = make(c.channels, Role::kOutput);
+    dots = make(c.links, Role::kOutput);
   }
 
   // Operands as they are now: a test may have pointed them to other memory.
@@ -159,10 +287,9 @@ class Instance {
 
   // Both outputs with their surroundings, to compare bit by bit.
   std::vector<unsigned char> output_bytes() const {
-    std::vector<unsigned char> bytes((result.storage.size() + dots.storage.size()) * sizeof(T));
-    const size_t result_bytes = result.storage.size() * sizeof(T);
-    std::memcpy(bytes.data(), result.storage.data(), result_bytes);
-    std::memcpy(bytes.data() + result_bytes, dots.storage.data(), bytes.size() - result_bytes);
+    auto bytes = bytes_of(result.storage);
+    const auto more = bytes_of(dots.storage);
+    bytes.insert(bytes.end(), more.begin(), more.end());
     return bytes;
   }
 
@@ -173,8 +300,8 @@ class Instance {
     if (kernel == Kernel::kMix) check_result(value, false);
     if (kernel == Kernel::kMixTranspose) check_result(value, true);
     if (kernel == Kernel::kMixBackward) check_result(grad, true);
-    check_surroundings(result);
-    check_surroundings(dots);
+    check_surroundings(problem_, result, describe(case_));
+    check_surroundings(problem_, dots, describe(case_));
   }
 
   // Compares the result with the rotation of the value, bit by bit.
@@ -186,13 +313,15 @@ class Instance {
         for (int64_t c = 0; c < case_.channels; ++c) {
           const int64_t shift = rotation.problem.offsets[c / rotation.track_width()];
           const T& expected =
-              i < ring ? value.storage[place(value, b, reduce_offset(i + shift, ring), c)] : zero;
-          const T& actual = result.storage[place(result, b, i, c)];
-          ASSERT_EQ(std::memcmp(&actual, &expected, sizeof(T)), 0) << where("result", b, i, c);
+              i < ring ? value.storage[place(problem_, value, b, reduce_offset(i + shift, ring), c)]
+                       : zero;
+          const T& actual = result.storage[place(problem_, result, b, i, c)];
+          ASSERT_EQ(std::memcmp(&actual, &expected, sizeof(T)), 0)
+              << where(describe(case_), "result", b, i, c);
         }
       }
     }
-    check_surroundings(result);
+    check_surroundings(problem_, result, describe(case_));
   }
 
  private:
@@ -208,26 +337,6 @@ class Instance {
     }
   };
 
-  void set_batch_sizes() {
-    switch (case_.layout) {
-      case Layout::kContiguous:
-        problem_.batch_dims = 0;
-        break;
-      case Layout::kPermutedBatch:
-        problem_.batch_dims = 2;
-        problem_.batch_sizes[0] = 2;
-        problem_.batch_sizes[1] = 3;
-        break;
-      case Layout::kManyBatches:
-        problem_.batch_dims = 4;
-        for (int d = 0; d < 4; ++d) problem_.batch_sizes[d] = d == 1 ? 1 : 2;
-        break;
-      default:
-        problem_.batch_dims = 1;
-        problem_.batch_sizes[0] = 3;
-    }
-  }
-
   // Chord-like offsets, some of them equal, with the last position of the ring among them.
   void set_offsets() {
     for (int k = 0; k < case_.links; ++k) {
@@ -236,70 +345,12 @@ class Instance {
     }
   }
 
-  Tensor<T> make_tensor(int64_t columns, Role role) {
-    Tensor<T> tensor;
-    tensor.columns = columns;
-    Operand& operand = tensor.operand;
-    operand.row = columns;
-    operand.column = 1;
-    if (case_.layout == Layout::kSliced) operand.row += tensor.start = 8;
-    if (case_.layout == Layout::kSlicedUnevenly) operand.row += tensor.start = 3;
-    if (case_.layout == Layout::kShifted) tensor.start = 1;
-    int64_t batch = case_.length * operand.row;
-    if (case_.layout == Layout::kTransposed) {
-      operand.row = 1;
-      operand.column = case_.length;
-    }
-    for (int d = problem_.batch_dims - 1; d >= 0; --d) {
-      operand.batch[d] = batch;
-      batch *= problem_.batch_sizes[d];
-    }
-    if (case_.layout == Layout::kPermutedBatch) {
-      operand.batch[0] = case_.length * operand.row;
-      operand.batch[1] = problem_.batch_sizes[0] * operand.batch[0];
-    }
-    if (role == Role::kInput) {
-      if (case_.layout == Layout::kExpandedBatch) operand.batch[0] = 0;
-      if (case_.layout == Layout::kExpandedRow) operand.row = 0;
-      if (case_.layout == Layout::kExpandedColumn) operand.column = 0;
-    }
-    constexpr int kTail = 16;
-    tensor.storage.resize(tensor.start + batch + kTail);
-    poison(tensor.storage);
-    operand.data = tensor.storage.data() + tensor.start;
-    if (role == Role::kInput) fill(tensor);
-    return tensor;
-  }
-
-  void fill(Tensor<T>& tensor) {
-    std::normal_distribution<double> normal;
-    for (int64_t b = 0; b < batch_count(problem_); ++b) {
-      for (int64_t i = 0; i < case_.length; ++i) {
-        for (int64_t c = 0; c < tensor.columns; ++c) {
-          tensor.storage[place(tensor, b, i, c)] =
-              narrow<T>(static_cast<Accumulate<T>>(normal(random_)));
-        }
-      }
-    }
-  }
-
-  // All bits set, a NaN in every dtype.
-  static void poison(Storage<T>& storage) {
-    std::memset(static_cast<void*>(storage.data()), 0xff, storage.size() * sizeof(T));
-  }
-
-  static bool is_poison(const T& element) {
-    const auto* bytes = reinterpret_cast<const unsigned char*>(&element);
-    return std::all_of(bytes, bytes + sizeof(T), [](unsigned char byte) { return byte == 0xff; });
-  }
-
-  int64_t place(const Tensor<T>& tensor, int64_t b, int64_t i, int64_t c) const {
-    return tensor.start + batch_offset(problem_, tensor.operand, b) + i * tensor.operand.row +
-           c * tensor.operand.column;
+  Tensor<T> make(int64_t columns, Role role) {
+    return make_tensor<T>(problem_, case_.layout, columns, role, random_);
   }
 
   double at(const Tensor<T>& tensor, int64_t b, int64_t i, int64_t c) const {
-    return widen(tensor.storage[place(tensor, b, i, c)]);
+    return widen(tensor.storage[place(problem_, tensor, b, i, c)]);
   }
 
   void check_result(const Tensor<T>& source, bool transpose) const {
@@ -312,7 +363,7 @@ class Instance {
             const int64_t other = reduce_offset(transpose ? i - offset : i + offset, case_.length);
             sum.add(at(weight, b, transpose ? other : i, k) * at(source, b, other, c));
           }
-          ASSERT_TRUE(close(at(result, b, i, c), sum)) << where("result", b, i, c);
+          ASSERT_TRUE(close(at(result, b, i, c), sum)) << where(describe(case_), "result", b, i, c);
         }
       }
     }
@@ -327,7 +378,7 @@ class Instance {
           for (int64_t c = 0; c < case_.channels; ++c) {
             sum.add(at(grad, b, i, c) * at(value, b, other, c));
           }
-          ASSERT_TRUE(close(at(dots, b, i, k), sum)) << where("dots", b, i, k);
+          ASSERT_TRUE(close(at(dots, b, i, k), sum)) << where(describe(case_), "dots", b, i, k);
         }
       }
     }
@@ -339,28 +390,7 @@ class Instance {
     const double bound = (expected.terms + 1) * epsilon<Accumulate<T>>() * expected.magnitude +
                          epsilon<T>() / 2 * std::abs(expected.value) * 1.01 +
                          (std::is_same_v<T, Float16> ? std::ldexp(1.0, -25) : 0.0);
-    if (std::abs(actual - expected.value) <= bound) return ::testing::AssertionSuccess();
-    return ::testing::AssertionFailure()
-           << "got " << actual << ", expected " << expected.value << " within " << bound;
-  }
-
-  std::string where(const char* name, int64_t b, int64_t i, int64_t c) const {
-    return describe(case_) + ": " + name + "[" + std::to_string(b) + ", " + std::to_string(i) +
-           ", " + std::to_string(c) + "]";
-  }
-
-  // Nothing but the output itself was written.
-  void check_surroundings(const Tensor<T>& tensor) const {
-    std::vector<bool> inside(tensor.storage.size());
-    for (int64_t b = 0; b < batch_count(problem_); ++b) {
-      for (int64_t i = 0; i < case_.length; ++i) {
-        for (int64_t c = 0; c < tensor.columns; ++c) inside[place(tensor, b, i, c)] = true;
-      }
-    }
-    for (size_t e = 0; e < inside.size(); ++e) {
-      ASSERT_TRUE(inside[e] || is_poison(tensor.storage[e]))
-          << describe(case_) << ": element " << e << " outside of an output was written";
-    }
+    return within(bound, actual, expected.value);
   }
 
   Case case_;

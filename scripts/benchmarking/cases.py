@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import paramixer
 import torch
@@ -125,6 +125,10 @@ class ProductCase:
         """One per link and channel forward, two more backward."""
         return WORK[operation] * math.prod(self.shape) * self.links_per_row()
 
+    def small(self) -> Self:
+        """The same on eight rows."""
+        return dataclasses.replace(self, shape=(1, 8, self.shape[2]))
+
     def label(self, links: int) -> str:
         """How tables call it."""
         dtype = "" if self.dtype == "float32" else f" {self.dtype}"
@@ -164,10 +168,6 @@ class FactorCase(ProductCase):
             "mix_transpose": (reference.mix_transpose(weight, value, self.offsets),),
             "link_dot": (dots,),
         }
-
-    def small(self) -> FactorCase:
-        """The same on eight rows."""
-        return dataclasses.replace(self, shape=(1, 8, self.shape[2]))
 
 
 @dataclass(frozen=True)
@@ -211,10 +211,6 @@ class ChainCase(ProductCase):
         states = chain_states(mix, value, len(offsets), self.residual)
         gradients = chain_gradients(transpose, dot, grad, states, self.residual)
         return {"forward": (states[-1],), "forward+backward": (states[-1], *gradients)}
-
-    def small(self) -> ChainCase:
-        """The same on eight rows."""
-        return dataclasses.replace(self, shape=(1, 8, self.shape[2]))
 
 
 @dataclass(frozen=True)

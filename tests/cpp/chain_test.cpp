@@ -26,7 +26,9 @@ using cpu::InstructionSet;
 using cpu::Pass;
 using testing::Layout;
 using testing::Protocol;
+using testing::Role;
 using testing::Storage;
+using testing::Tensor;
 
 std::vector<const InstructionSet*> supported_sets() {
   std::vector<const InstructionSet*> sets;
@@ -94,12 +96,12 @@ class ChainInstance {
     problem_.length = c.length;
     problem_.channels = c.channels;
     problem_.links = c.protocol.links;
-    set_batch_sizes();
-    problem_.weight = make_weight();
-    problem_.value = make_rows(value_, true);
-    problem_.grad = make_rows(grad_, true);
-    problem_.result = make_rows(result_, false);
-    make_dots();
+    testing::set_batch_sizes(problem_, c.layout, 2);
+    make_weight();
+    value_ = make_rows<T>(c.channels, Role::kInput);
+    grad_ = make_rows<T>(c.channels, Role::kInput);
+    result_ = make_rows<T>(c.channels, Role::kOutput);
+    dots_ = make_rows<A>(factors_ * c.protocol.links, Role::kOutput);
     compute_reference();
   }
 
@@ -109,6 +111,11 @@ class ChainInstance {
                        cpu::plan_options(case_.residual, case_.length));
     ChainProblem chain;
     chain.problem = problem_;
+    chain.problem.weight = weight_.operand;
+    chain.problem.value = value_.operand;
+    chain.problem.grad = grad_.operand;
+    chain.problem.result = result_.operand;
+    chain.problem.dots = dots_.operand;
     chain.weight_factor = weight_factor_;
     chain.dots_factor = case_.protocol.links;
     chain.factors = factors_;
@@ -119,13 +126,13 @@ class ChainInstance {
   }
 
   void poison_outputs() {
-    poison(result_);
-    poison(dots_);
+    poison(result_.storage);
+    poison(dots_.storage);
   }
 
   // Outputs and their surroundings, to compare bit by bit.
-  std::vector<unsigned char> result_bytes() const { return bytes_of(result_); }
-  std::vector<unsigned char> dots_bytes() const { return bytes_of(dots_); }
+  std::vector<unsigned char> result_bytes() const { return bytes_of(result_.storage); }
+  std::vector<unsigned char> dots_bytes() const { return bytes_of(dots_.storage); }
 
   // Compares what a pass has written with the chain in float64. Every rounding on the way to an
   // element errs by at most epsilon / 2 of the sum of the magnitudes of all its terms.
@@ -137,23 +144,21 @@ class ChainInstance {
         for (int64_t c = 0; c < case_.channels; ++c) {
           const int64_t e = (b * case_.length + i) * case_.channels + c;
           const Exact& exact = pass == Pass::kForward ? end_[e] : value_grad_[e];
-          const double actual = widen(result_[place(problem_.result, result_, b, i, c)]);
+          const double actual = widen(result_.storage[place(problem_, result_, b, i, c)]);
           ASSERT_TRUE(close(actual, exact, roundings + factors_, testing::epsilon<T>()))
-              << where("result", b, i, c);
+              << testing::where(describe(case_), "result", b, i, c);
         }
         if (pass == Pass::kForward) continue;
         for (int64_t k = 0; k < factors_ * case_.protocol.links; ++k) {
           const int64_t e = (b * case_.length + i) * factors_ * case_.protocol.links + k;
-          const double actual = dots_[place(problem_.dots, dots_, b, i, k)];
+          const double actual = dots_.storage[place(problem_, dots_, b, i, k)];
           ASSERT_TRUE(close(actual, weight_grad_[e], roundings + case_.channels + 1, 0))
-              << where("dots", b, i, k);
+              << testing::where(describe(case_), "dots", b, i, k);
         }
       }
     }
-    check_surroundings(result_, problem_.result, case_.channels);
-    if (pass == Pass::kBackward) {
-      check_surroundings(dots_, problem_.dots, factors_ * case_.protocol.links);
-    }
+    check_surroundings(problem_, result_, describe(case_));
+    if (pass == Pass::kBackward) check_surroundings(problem_, dots_, describe(case_));
   }
 
   // Streaming stores want whole, aligned vectors.
@@ -175,128 +180,21 @@ class ChainInstance {
   };
   using ExactRows = std::vector<Exact>;  // (N, D)
 
-  void set_batch_sizes() {
-    switch (case_.layout) {
-      case Layout::kContiguous:
-        problem_.batch_dims = 0;
-        break;
-      case Layout::kPermutedBatch:
-      case Layout::kManyBatches:
-        problem_.batch_dims = 2;
-        problem_.batch_sizes[0] = 2;
-        problem_.batch_sizes[1] = 2;
-        break;
-      default:
-        problem_.batch_dims = 1;
-        problem_.batch_sizes[0] = 2;
-    }
-  }
-
-  // The strides of batch items of `size` elements; their number.
-  int64_t set_batch_strides(Operand& operand, int64_t size) const {
-    const bool permuted = case_.layout == Layout::kPermutedBatch;
-    int64_t count = 1;
-    for (int d = 0; d < problem_.batch_dims; ++d) {
-      const int dim = permuted ? d : problem_.batch_dims - 1 - d;
-      operand.batch[dim] = count * size;
-      count *= problem_.batch_sizes[dim];
-    }
-    return count;
-  }
-
   // (*, N, M, K); for Layout::kTransposed it lies in memory as (*, M, K, N).
-  Operand make_weight() {
-    Operand operand;
-    const int64_t links = case_.protocol.links, row = factors_ * links;
-    const int64_t gap = case_.layout == Layout::kSlicedUnevenly ? 3 : 0;
-    const int64_t start = case_.layout == Layout::kShifted ? 1 : gap;
-    operand.row = row + gap;
-    operand.column = 1;
-    weight_factor_ = links;
-    const int64_t count = set_batch_strides(operand, case_.length * operand.row);
-    weight_.resize(start + count * case_.length * operand.row);
-    if (case_.layout == Layout::kTransposed) {
-      operand.row = 1;
-      operand.column = case_.length;
-      weight_factor_ = links * case_.length;
-    }
-    if (case_.layout == Layout::kExpandedBatch) operand.batch[0] = 0;
-    if (case_.layout == Layout::kExpandedRow) operand.row = 0;
-    if (case_.layout == Layout::kExpandedColumn) operand.column = 0;
-    poison(weight_);
-    operand.data = weight_.data() + start;
-    std::normal_distribution<double> normal(0, 1 / std::sqrt(double(links)));
-    for (int64_t b = 0; b < batch_count(problem_); ++b) {
-      for (int64_t i = 0; i < case_.length; ++i) {
-        for (int m = 0; m < factors_; ++m) {
-          for (int64_t k = 0; k < links; ++k) {
-            weight_[weight_place(operand, b, i, m, k)] = narrow<T>(static_cast<A>(normal(random_)));
-          }
-        }
-      }
-    }
-    return operand;
+  void make_weight() {
+    const int64_t links = case_.protocol.links;
+    weight_ = testing::make_tensor<T>(problem_, case_.layout, factors_ * links, Role::kInput,
+                                      random_, 1 / std::sqrt(double(links)));
+    weight_factor_ = links * (case_.layout == Layout::kTransposed ? case_.length : 1);
   }
 
-  // (*, N, D) with channels side by side.
-  Operand make_rows(Storage<T>& storage, bool input) {
-    Operand operand;
-    operand.row = case_.channels;
-    operand.column = 1;
-    if (case_.layout == Layout::kSliced) operand.row += 8;
-    if (case_.layout == Layout::kSlicedUnevenly) operand.row += 3;
-    const int64_t start = case_.layout == Layout::kShifted ? 1 : operand.row - case_.channels;
-    const int64_t count = set_batch_strides(operand, case_.length * operand.row);
-    storage.resize(start + count * case_.length * operand.row);
-    if (input && case_.layout == Layout::kExpandedBatch) operand.batch[0] = 0;
-    if (input && case_.layout == Layout::kExpandedRow) operand.row = 0;
-    poison(storage);
-    operand.data = storage.data() + start;
-    if (!input) return operand;
-    std::normal_distribution<double> normal;
-    for (int64_t b = 0; b < batch_count(problem_); ++b) {
-      for (int64_t i = 0; i < case_.length; ++i) {
-        for (int64_t c = 0; c < case_.channels; ++c) {
-          storage[place(operand, storage, b, i, c)] = narrow<T>(static_cast<A>(normal(random_)));
-        }
-      }
-    }
-    return operand;
-  }
-
-  // (*, N, M K) accumulators with unit strides over factors and links.
-  void make_dots() {
-    Operand& operand = problem_.dots;
-    operand.row = factors_ * case_.protocol.links;
-    if (case_.layout == Layout::kSlicedUnevenly) operand.row += 5;
-    operand.column = 1;
-    dots_.resize(set_batch_strides(operand, case_.length * operand.row) * case_.length *
-                 operand.row);
-    poison(dots_);
-    operand.data = dots_.data();
-  }
-
+  // (*, N, columns) with columns side by side.
   template <typename Element>
-  static std::vector<unsigned char> bytes_of(const Storage<Element>& storage) {
-    const auto* bytes = reinterpret_cast<const unsigned char*>(storage.data());
-    return {bytes, bytes + storage.size() * sizeof(Element)};
-  }
-
-  // All bits set, a NaN in every dtype.
-  template <typename Element>
-  static void poison(Storage<Element>& storage) {
-    std::memset(static_cast<void*>(storage.data()), 0xff, storage.size() * sizeof(Element));
-  }
-
-  template <typename Element>
-  int64_t place(const Operand& operand, const Storage<Element>& storage, int64_t b, int64_t i,
-                int64_t c) const {
-    return static_cast<const Element*>(operand.data) - storage.data() +
-           batch_offset(problem_, operand, b) + i * operand.row + c * operand.column;
-  }
-
-  int64_t weight_place(const Operand& operand, int64_t b, int64_t i, int m, int64_t k) const {
-    return place(operand, weight_, b, i, k) + m * weight_factor_;
+  Tensor<Element> make_rows(int64_t columns, Role role) {
+    const bool apart =
+        case_.layout == Layout::kTransposed || case_.layout == Layout::kExpandedColumn;
+    return testing::make_tensor<Element>(problem_, apart ? Layout::kContiguous : case_.layout,
+                                         columns, role, random_);
   }
 
   // Calls body(weight, its index in (N, M, K), row, row that it links) for all links of a factor.
@@ -306,17 +204,18 @@ class ChainInstance {
     for (int64_t i = 0; i < case_.length; ++i) {
       for (int64_t k = 0; k < links; ++k) {
         const int64_t offset = reduce_offset(case_.protocol.offsets[m * links + k], case_.length);
-        body(double(widen(weight_[weight_place(problem_.weight, b, i, m, k)])),
-             (i * factors_ + m) * links + k, i, reduce_offset(i + offset, case_.length));
+        const int64_t from = place(problem_, weight_, b, i, k) + m * weight_factor_;
+        body(double(widen(weight_.storage[from])), (i * factors_ + m) * links + k, i,
+             reduce_offset(i + offset, case_.length));
       }
     }
   }
 
-  ExactRows rows_of(const Operand& operand, const Storage<T>& storage, int64_t b) const {
+  ExactRows rows_of(const Tensor<T>& tensor, int64_t b) const {
     ExactRows rows(case_.length * case_.channels);
     for (int64_t i = 0; i < case_.length; ++i) {
       for (int64_t c = 0; c < case_.channels; ++c) {
-        const double element = widen(storage[place(operand, storage, b, i, c)]);
+        const double element = widen(tensor.storage[place(problem_, tensor, b, i, c)]);
         rows[i * case_.channels + c] = {element, std::abs(element)};
       }
     }
@@ -326,7 +225,7 @@ class ChainInstance {
   void compute_reference() {
     const int64_t channels = case_.channels, links = case_.protocol.links;
     for (int64_t b = 0; b < batch_count(problem_); ++b) {
-      std::vector<ExactRows> states = {rows_of(problem_.value, value_, b)};
+      std::vector<ExactRows> states = {rows_of(value_, b)};
       for (int m = 0; m < factors_; ++m) {
         ExactRows next(case_.length * channels);
         if (case_.residual == Residual::kPrevious) next = states[m];
@@ -340,7 +239,7 @@ class ChainInstance {
       }
       end_.insert(end_.end(), states.back().begin(), states.back().end());
 
-      ExactRows grad = rows_of(problem_.grad, grad_, b);
+      ExactRows grad = rows_of(grad_, b);
       ExactRows initial_grad(case_.length * channels);
       std::vector<Exact> weight_grad(case_.length * factors_ * links);
       for (int m = factors_ - 1; m >= 0; --m) {
@@ -374,32 +273,7 @@ class ChainInstance {
     const double bound = (roundings * 1.01 + 1) * each * exact.magnitude +
                          1.01 * stored / 2 * std::abs(exact.value) +
                          (std::is_same_v<T, Float16> && stored > 0 ? std::ldexp(1.0, -25) : 0.0);
-    if (std::abs(actual - exact.value) <= bound) return ::testing::AssertionSuccess();
-    return ::testing::AssertionFailure()
-           << "got " << actual << ", expected " << exact.value << " within " << bound;
-  }
-
-  std::string where(const char* name, int64_t b, int64_t i, int64_t c) const {
-    return describe(case_) + ": " + name + "[" + std::to_string(b) + ", " + std::to_string(i) +
-           ", " + std::to_string(c) + "]";
-  }
-
-  // Nothing but the output itself was written.
-  template <typename Element>
-  void check_surroundings(const Storage<Element>& storage, const Operand& operand,
-                          int64_t columns) const {
-    std::vector<bool> inside(storage.size());
-    for (int64_t b = 0; b < batch_count(problem_); ++b) {
-      for (int64_t i = 0; i < case_.length; ++i) {
-        for (int64_t c = 0; c < columns; ++c) inside[place(operand, storage, b, i, c)] = true;
-      }
-    }
-    const auto* bytes = reinterpret_cast<const unsigned char*>(storage.data());
-    for (size_t e = 0; e < inside.size() * sizeof(Element); ++e) {
-      ASSERT_TRUE(inside[e / sizeof(Element)] || bytes[e] == 0xff)
-          << describe(case_) << ": element " << e / sizeof(Element)
-          << " outside of an output was written";
-    }
+    return testing::within(bound, actual, exact.value);
   }
 
   ChainCase case_;
@@ -408,34 +282,28 @@ class ChainInstance {
   Problem problem_;
   ChainPlan plan_;
   int64_t weight_factor_ = 0;
-  Storage<T> weight_, value_, grad_, result_;
-  Storage<A> dots_;
+  Tensor<T> weight_, value_, grad_, result_;
+  Tensor<A> dots_;
   std::vector<Exact> end_, value_grad_, weight_grad_;  // the chain in float64
 };
 
 // ---- Running a pass
 
-// As many bytes as a task asks for, all NaN, with a guard behind them. AddressSanitizer guards the
-// end of a block itself, against reading too.
+// As many bytes as a task asks for, all NaN, with a guard behind them.
 class GuardedScratch {
  public:
-  explicit GuardedScratch(int64_t bytes) : bytes_(bytes), block_(bytes + kGuard) {
+  explicit GuardedScratch(int64_t bytes) : bytes_(bytes), block_(bytes + testing::kGuardBytes) {
     std::memset(block_.data(), 0xff, bytes);
-    std::memset(block_.data() + bytes, kMark, kGuard);
+    std::memset(block_.data() + bytes, kMark, testing::kGuardBytes);
   }
   void* data() { return block_.data(); }
   void check() const {
-    for (int64_t e = bytes_; e < bytes_ + kGuard; ++e) {
+    for (int64_t e = bytes_; e < bytes_ + testing::kGuardBytes; ++e) {
       ASSERT_EQ(block_[e], kMark) << "byte " << e - bytes_ << " behind the scratch was written";
     }
   }
 
  private:
-#if defined(__SANITIZE_ADDRESS__)
-  static constexpr int64_t kGuard = 0;
-#else
-  static constexpr int64_t kGuard = 256;
-#endif
   static constexpr unsigned char kMark = 0xa5;
   int64_t bytes_;
   Storage<unsigned char> block_;
@@ -530,8 +398,9 @@ TYPED_TEST(CpuChain, TakesTheChannelsInAnyGroups) {
           run<TypeParam>(*set, pass, chain, width, false, 2);
           instance.check(pass);
           if (::testing::Test::HasFatalFailure()) return;
-          if (pass == Pass::kForward)
+          if (pass == Pass::kForward) {
             ASSERT_EQ(instance.result_bytes(), whole) << "width " << width;
+          }
         }
       }
     }

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paramixer import reference
+from support import close
 
 OFFSETS = [0, 3, -1, 3, 1000, -77]
 
@@ -19,10 +20,6 @@ def dense_factor(weight, offsets):
         for k, offset in enumerate(offsets):
             dense[..., i, (i + offset) % length] += weight[..., i, k]
     return dense
-
-
-def close(actual, expected):
-    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 @settings(deadline=None, max_examples=60)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from paramixer.nn import ChordMixer, SequenceClassifier
+from support import close
 
 WIDTH, LENGTH = 10, 12  # five tracks of two channels
 VARIANTS = {
@@ -35,10 +36,6 @@ def make(width=WIDTH, length=LENGTH, dtype=torch.float64, **options):
 def inputs(length=LENGTH, batch=4, dtype=torch.float64):
     torch.manual_seed(1)
     return torch.randn(batch, length, WIDTH, dtype=dtype)
-
-
-def close(actual, expected, tolerance=1e-12):
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def rotated(x, tracks):

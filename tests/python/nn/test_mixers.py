@@ -21,7 +21,7 @@ from paramixer.nn import (
     SimpleTron,
     opponents,
 )
-from support import close, padding_mask, peak_bytes
+from support import close, padding_mask, peak_bytes, relative_error
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -88,10 +88,6 @@ def make(name, length=LENGTH, dtype=torch.float64):
 def inputs(length=LENGTH, batch=3, dtype=torch.float64):
     torch.manual_seed(1)
     return torch.randn(batch, length, WIDTH, dtype=dtype)
-
-
-def relative(actual, expected):
-    return (actual.double() - expected.double()).norm() / expected.double().norm()
 
 
 @every_mixer
@@ -233,7 +229,7 @@ def test_autocast(name, dtype):
     with torch.autocast("cpu", dtype):
         result = mixer(x, mask)
         result.float().square().sum().backward()
-    assert relative(result, mixer(x, mask)) < 0.05
+    assert relative_error(result, mixer(x, mask)) < 0.05
     assert all(p.grad.dtype == torch.float32 for p in mixer.parameters() if p.grad is not None)
     assert all(p.grad.isfinite().all() for p in mixer.parameters() if p.grad is not None)
 
@@ -245,7 +241,7 @@ def test_16_bit_module(name, dtype):
     x = inputs(dtype=dtype)
     result = mixer(x)
     assert result.dtype == dtype
-    assert relative(result, copy.deepcopy(mixer).double()(x.double())) < 0.05
+    assert relative_error(result, copy.deepcopy(mixer).double()(x.double())) < 0.05
 
 
 @every_mixer
@@ -258,7 +254,7 @@ def test_4000_rows_are_finite_in_16_bits(name, dtype):
     with torch.no_grad():
         expected = mixer(x, mask)
         with torch.autocast("cpu", dtype):
-            assert relative(mixer(x, mask), expected) < 0.02
+            assert relative_error(mixer(x, mask), expected) < 0.02
         assert mixer.to(dtype)(x.to(dtype), mask).isfinite().all()
 
 
