@@ -75,11 +75,11 @@ step pytest "$PYTHON" -m pytest
 for tool in memcheck racecheck initcheck synccheck; do
   step "$tool" sanitizer "$tool"
 done
-for level in factor chain layer; do
+for level in factor chain rotation layer; do
   step "benchmark-$level" benchmark "$level"
 done
 
-for level in factor chain layer; do
+for level in factor chain rotation layer; do
   printf '\n## Times, %s\n\n' "$level"
   cat "$logs/benchmark-$level.log"
 done >>"$report"
