@@ -19,13 +19,13 @@
 
 #include "band.h"
 #include "core/plan_cache.h"
-#include "cuda_plan.h"
 #include "launch.h"
 #include "ops/chain_sequence.h"
 #include "ops/check.h"
 #include "ops/operators.h"
 #include "ops/prepare.h"
 #include "paramixer/paramixer.h"
+#include "pass_plan.h"
 
 namespace paramixer::cuda {
 namespace {

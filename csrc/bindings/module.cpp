@@ -9,8 +9,8 @@
 
 #include "bindings/generators.h"
 #include "cpu/chain_options.h"
-#include "cuda_plan.h"
 #include "paramixer/build_info.h"
+#include "pass_plan.h"
 
 namespace py = pybind11;
 using namespace py::literals;

@@ -14,9 +14,9 @@
 #include "band_cases.h"
 #include "band_kernels.cuh"
 #include "chain_cases.h"
-#include "cuda_plan.h"
 #include "kernel_cases.h"
 #include "paramixer/links.h"
+#include "pass_plan.h"
 
 namespace paramixer::testing {
 namespace {

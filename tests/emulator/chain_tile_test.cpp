@@ -11,8 +11,8 @@
 #include "band_kernels.cuh"
 #include "chain_instance.h"
 #include "chain_tile_backward.cuh"
-#include "cuda_plan.h"
 #include "kernels.cuh"
+#include "pass_plan.h"
 
 namespace paramixer::testing {
 namespace {

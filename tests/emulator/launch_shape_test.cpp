@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "chain_cases.h"
-#include "cuda_plan.h"
+#include "pass_plan.h"
 #include "tile_arguments.h"
 
 namespace paramixer::cuda {
