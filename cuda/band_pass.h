@@ -37,10 +37,6 @@ struct BandPass {
   int8_t column[kMaxPassFactors][kMaxBandLinks] = {};
 };
 
-constexpr int round_up(int number, int multiple) {
-  return (number + multiple - 1) / multiple * multiple;
-}
-
 // The compile-time numbers of the kernel for K links.
 template <int kLinksPerRow>
 struct BandTraits {
@@ -63,20 +59,20 @@ struct BandTraits {
   // mma.m16n8k16: a warp multiplies 16 rows of the band with a window of 16 kSteps rows of the
   // tile, which begins kMargin rows before the first of them.
   static constexpr int kMmaRows = 16;
-  static constexpr int kMargin = round_up(kBandReach, 8);
+  static constexpr int kMargin = detail::round_up(kBandReach, 8);
   static constexpr int kSteps = (kMmaRows + 2 * kMargin) / 16;
   // Groups of 16 rows whose results a warp holds until all warps have read: 16 registers each.
   static constexpr int kHeld = kRows / kMmaRows / kWarps;
 
   // A row of the band in shared memory: its taps in pairs, at one of two parities.
   static constexpr int kTapWords = (kTaps + 1) / 2;
-  static constexpr int kBandWords = round_up(kTapWords, 4);
+  static constexpr int kBandWords = detail::round_up(kTapWords, 4);
   // A row's weights in shared memory: as they come, in words that may begin one element early, and
   // then factor by factor in units of four elements. Strides of 2, 6, 10, .. words keep the rows
   // that half a warp reads in different banks.
   static constexpr int kWeightWords = (kMerged * kLinks + 2) / 2;
-  static constexpr int kFactorWeights = round_up(kLinks, 4);
-  static constexpr int kWeightStride = round_up(kMerged * kFactorWeights / 2 - 2, 4) + 2;
+  static constexpr int kFactorWeights = detail::round_up(kLinks, 4);
+  static constexpr int kWeightStride = detail::round_up(kMerged * kFactorWeights / 2 - 2, 4) + 2;
 };
 
 // A block's part of a pass.

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "band_pass.h"
 #include "core/chain_plan.h"
@@ -23,18 +24,11 @@ namespace detail {
 inline bool find_band_columns(std::span<const int64_t> offsets, int64_t distance, int64_t length,
                               int8_t (&columns)[kMaxBandLinks]) {
   const int links = static_cast<int>(offsets.size());
-  bool used[kMaxBandLinks] = {};
-  for (int k = 0; k < links; ++k) {
-    const int64_t wanted = reduce_offset((k - (links - 1) / 2) * distance, length);
-    int column = 0;
-    while (column < links && (used[column] || reduce_offset(offsets[column], length) != wanted)) {
-      ++column;
-    }
-    if (column == links) return false;
-    used[column] = true;
-    columns[k] = static_cast<int8_t>(column);
-  }
-  return true;
+  std::vector<int64_t> wanted;
+  for (int k = 0; k < links; ++k) wanted.push_back((k - (links - 1) / 2) * distance);
+  const std::vector<int> found = paramixer::detail::find_columns(offsets, wanted, length);
+  std::copy(found.begin(), found.end(), columns);
+  return !found.empty();
 }
 
 // Finds step and columns of factors whose links are j step 2^f.

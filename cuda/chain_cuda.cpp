@@ -72,9 +72,10 @@ struct Factors {
 // ---- Forward
 
 // The shared memory that blocks of the current device can have for composed bands: 0 where the
-// switch is off, or where bands, which count strides of rows and blocks in 32 bits, cannot.
+// switch is off, where elements are wider than 16 bits, or where bands, which count strides of rows
+// and blocks in 32 bits, cannot.
 int64_t band_bytes(const at::Tensor& weight, const at::Tensor& value, const at::Tensor& result) {
-  if (!bands_are_on()) return 0;
+  if (value.element_size() != 2 || !bands_are_on()) return 0;
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   const int64_t channels = result.size(-1);
   const int64_t most_blocks =

@@ -115,7 +115,11 @@ inline int lanes_per_row(int64_t vectors, int access_bytes) {
   return lanes;
 }
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+constexpr int64_t round_up(int64_t number, int64_t multiple) {
+  return ceil_div(number, multiple) * multiple;
+}
 
 }  // namespace detail
 

@@ -90,15 +90,10 @@ inline std::vector<int64_t> along_tile(const Sweep& sweep, int factor, int links
 // The columns of a factor and the next one as links 0, d, -d and 0, 2 d, -2 d of a tile; empty
 // where they are no such pair.
 inline std::vector<int> pair_columns(const Sweep& sweep, int factor, int links, int64_t distance) {
-  std::vector<int> columns;
-  if (links != 3 || factor + 1 >= sweep.factors) return columns;
-  const int64_t rows = tile_rows(sweep);
-  if (!paramixer::detail::find_columns(along_tile(sweep, factor, links), distance, rows, columns) ||
-      !paramixer::detail::find_columns(along_tile(sweep, factor + 1, links), 2 * distance, rows,
-                                       columns)) {
-    columns.clear();
-  }
-  return columns;
+  if (links != 3 || factor + 1 >= sweep.factors) return {};
+  return paramixer::detail::find_pair_columns(along_tile(sweep, factor, links),
+                                              along_tile(sweep, factor + 1, links), distance,
+                                              tile_rows(sweep));
 }
 
 // The most bytes that one asynchronous copy can take of the weights of a turn: all of a row's lie

@@ -8,6 +8,7 @@
 #include "core/chain_plan.h"
 #include "core/numeric.h"
 #include "core/problem.h"
+#include "launch_shape.h"
 #include "traits.h"
 
 namespace paramixer::cuda {
@@ -15,14 +16,6 @@ namespace paramixer::cuda {
 constexpr int element_bytes(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
 }
-
-namespace detail {
-
-constexpr int64_t round_up(int64_t number, int64_t multiple) {
-  return (number + multiple - 1) / multiple * multiple;
-}
-
-}  // namespace detail
 
 enum class Direction { kForward, kBackward };
 

@@ -19,6 +19,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -91,20 +92,36 @@ inline int64_t reach(const std::vector<int64_t>& offsets, int64_t ring) {
   return farthest;
 }
 
-// Appends the columns that hold links 0, distance, -distance of a ring; false if those are not the
-// three links.
-inline bool find_columns(std::span<const int64_t> offsets, int64_t distance, int64_t ring,
-                         std::vector<int>& columns) {
-  if (offsets.size() != 3) return false;
-  bool used[3] = {};
-  for (const int64_t wanted : {int64_t{0}, distance, -distance}) {
-    int found = 0;
-    while (found < 3 && (used[found] || offsets[found] != reduce_offset(wanted, ring))) ++found;
-    if (found == 3) return false;
+// The columns whose offsets lead as far along a ring as those wanted, in their order and each
+// column once; empty if these are not the links.
+inline std::vector<int> find_columns(std::span<const int64_t> offsets,
+                                     std::span<const int64_t> wanted, int64_t ring) {
+  if (offsets.size() != wanted.size()) return {};
+  std::vector<bool> used(offsets.size());
+  std::vector<int> columns;
+  for (const int64_t offset : wanted) {
+    size_t found = 0;
+    while (found < offsets.size() &&
+           (used[found] || reduce_offset(offsets[found], ring) != reduce_offset(offset, ring))) {
+      ++found;
+    }
+    if (found == offsets.size()) return {};
     used[found] = true;
-    columns.push_back(found);
+    columns.push_back(static_cast<int>(found));
   }
-  return true;
+  return columns;
+}
+
+// The columns of a pair, two factors with links 0, d, -d and 0, 2 d, -2 d of a ring; empty where
+// they are none.
+inline std::vector<int> find_pair_columns(std::span<const int64_t> first,
+                                          std::span<const int64_t> second, int64_t distance,
+                                          int64_t ring) {
+  auto columns = find_columns(first, std::array{int64_t{0}, distance, -distance}, ring);
+  const auto next = find_columns(second, std::array{int64_t{0}, 2 * distance, -2 * distance}, ring);
+  if (columns.empty() || next.empty()) return {};
+  columns.insert(columns.end(), next.begin(), next.end());
+  return columns;
 }
 
 }  // namespace detail
@@ -123,14 +140,9 @@ inline ChainPlan plan_chain(int64_t length, int factors, int links,
   };
   // The columns of a pair that starts with `factor`; empty where there is none.
   const auto pair_columns = [&](int factor, int64_t step) {
-    std::vector<int> columns;
-    if (!options.pairs || factor + 1 >= factors) return columns;
-    const int64_t ring = ring_of(step);
-    if (!detail::find_columns(in_steps(factor, step), 1, ring, columns) ||
-        !detail::find_columns(in_steps(factor + 1, step), 2, ring, columns)) {
-      columns.clear();
-    }
-    return columns;
+    if (!options.pairs || factor + 1 >= factors) return std::vector<int>();
+    return detail::find_pair_columns(in_steps(factor, step), in_steps(factor + 1, step), 1,
+                                     ring_of(step));
   };
   // Whether a step serves all factors from this one on: classes never meet again.
   const auto all_from = [&](int factor, int64_t step) {

@@ -24,13 +24,6 @@ namespace {
 using cuda::BandPass;
 using cuda::BandShape;
 
-// ThreadSanitizer finds a race in any order of threads, but takes a thousand times as long.
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kOnlyRaces = true;
-#else
-constexpr bool kOnlyRaces = false;
-#endif
-
 constexpr int64_t kSharedLimit = 227 * 1024;  // compute capability 9.0 and 10.0
 
 template <typename T>
@@ -63,12 +56,13 @@ TYPED_TEST(BandTest, AgreesWithFloat64) {
   // The dtypes share all but a few instructions, and orders matter where threads meet: each second
   // case in one dtype, each fourth in three orders.
   const auto cases = band_cases();
-  for (size_t i = std::is_same_v<TypeParam, Float16>; i < cases.size(); i += kOnlyRaces ? 28 : 2) {
+  for (size_t i = std::is_same_v<TypeParam, Float16>; i < cases.size();
+       i += simt::kReportsRaces ? 28 : 2) {
     SCOPED_TRACE(describe(cases[i]));
     BandInstance<TypeParam> instance(cases[i]);
     const auto bytes = emulate(instance);
     ASSERT_NO_FATAL_FAILURE(instance.check());
-    if (kOnlyRaces || i % 4 >= 2) continue;
+    if (simt::kReportsRaces || i % 4 >= 2) continue;
     EXPECT_TRUE(bytes == emulate(instance, simt::Order::kReverse));
     EXPECT_TRUE(bytes == emulate(instance, simt::Order::kRandom));
   }
@@ -77,7 +71,7 @@ TYPED_TEST(BandTest, AgreesWithFloat64) {
 // On random data, at most 1.05 times the error of single factors that round after each. A
 // coefficient's rounding error is common to all channels, so many rows make the sample.
 TYPED_TEST(BandTest, ErrsNoMoreThanSingleFactors) {
-  if (kOnlyRaces) return;
+  if (simt::kReportsRaces) GTEST_SKIP() << "too long for ThreadSanitizer";
   for (const int links : {3, 5, 7, 9}) {
     for (const int factors : {1, 2, 3, 4}) {
       const BandCase c{1024, 8, links, factors, 2, factors % 2 == 1, links == 5};
@@ -92,7 +86,7 @@ TYPED_TEST(BandTest, ErrsNoMoreThanSingleFactors) {
 // One infinite element: all rows that link to it see it, and nothing else does but rows of its tile
 // in its channel.
 TYPED_TEST(BandTest, NonFiniteValuesStayInTileAndChannel) {
-  if (kOnlyRaces) return;
+  if (simt::kReportsRaces) GTEST_SKIP() << "too long for ThreadSanitizer";
   const int64_t length = 1100, channels = 66, row = 300, channel = 5;
   BandInstance<TypeParam> instance({length, channels, 3, 4});
   const BandPass pass = instance.pass();
@@ -219,7 +213,7 @@ class BandChain {
 };
 
 TYPED_TEST(BandTest, PassesOfAPlanMakeTheChain) {
-  if (kOnlyRaces) return;
+  if (simt::kReportsRaces) GTEST_SKIP() << "too long for ThreadSanitizer";
   const auto run = [](int64_t length, int factors, Residual residual, size_t passes) {
     SCOPED_TRACE(length);
     BandChain<TypeParam> chain(length, factors, residual);

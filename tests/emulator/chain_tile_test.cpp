@@ -18,13 +18,6 @@ namespace paramixer::testing {
 namespace {
 
 using cuda::LaunchLimits;
-// ThreadSanitizer finds a race in any order of threads, but takes a thousand times as long.
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kOnlyRaces = true;
-#else
-constexpr bool kOnlyRaces = false;
-#endif
-
 constexpr cuda::Direction kForward = cuda::Direction::kForward;
 using Bytes = std::vector<unsigned char>;
 
@@ -123,7 +116,7 @@ Bytes emulate_backward(ChainInstance<T>& instance, const Sweep& sweep, simt::Ord
 }
 
 std::vector<int64_t> lengths() {
-  if (kOnlyRaces) return {64};
+  if (simt::kReportsRaces) return {64};
   return {1, 2, 3, 8, 17, 64, 100};
 }
 
@@ -136,7 +129,7 @@ class ChainTileTest : public ::testing::Test {
     ChainInstance<T> instance(c);
     const Bytes bytes = emulate(instance, plan, cuts, simt::Order::kForward);
     ASSERT_NO_FATAL_FAILURE(instance.check());
-    if (!every_order || kOnlyRaces) return;
+    if (!every_order || simt::kReportsRaces) return;
     EXPECT_TRUE(bytes == emulate(instance, plan, cuts, simt::Order::kReverse));
     EXPECT_TRUE(bytes == emulate(instance, plan, cuts, simt::Order::kRandom, {.max_blocks = 2}));
     EXPECT_TRUE(bytes == emulate(instance, plan, cuts, simt::Order::kForward, {.vector_bytes = 1}))
@@ -151,7 +144,7 @@ class ChainTileTest : public ::testing::Test {
       SCOPED_TRACE("from factor " + std::to_string(sweep.first));
       const Bytes bytes = emulate_backward(instance, sweep, simt::Order::kForward);
       ASSERT_NO_FATAL_FAILURE(instance.check_backward(sweep));
-      if (!every_order || kOnlyRaces) continue;
+      if (!every_order || simt::kReportsRaces) continue;
       EXPECT_TRUE(bytes == emulate_backward(instance, sweep, simt::Order::kReverse));
       EXPECT_TRUE(bytes ==
                   emulate_backward(instance, sweep, simt::Order::kRandom, {.max_blocks = 2}));
@@ -199,8 +192,8 @@ TYPED_TEST(ChainTileTest, SmallTiles) {
       ASSERT_NO_FATAL_FAILURE(this->run(c, plan, cuts));
     }
   }
-  EXPECT_GT(whole, kOnlyRaces ? 1 : 60);
-  EXPECT_GT(pieces, kOnlyRaces ? 1 : 10);
+  EXPECT_GT(whole, simt::kReportsRaces ? 1 : 60);
+  EXPECT_GT(pieces, simt::kReportsRaces ? 1 : 10);
 }
 
 TYPED_TEST(ChainTileTest, SmallTilesBackward) {
@@ -216,11 +209,11 @@ TYPED_TEST(ChainTileTest, SmallTilesBackward) {
       ASSERT_NO_FATAL_FAILURE(this->run_backward(c, plan, turn % 2 == 0));
     }
   }
-  EXPECT_GT(pieces, kOnlyRaces ? 1 : 10);
+  EXPECT_GT(pieces, simt::kReportsRaces ? 1 : 10);
 }
 
 TYPED_TEST(ChainTileTest, EveryLayoutWithEveryResidual) {
-  if (kOnlyRaces) GTEST_SKIP();
+  if (simt::kReportsRaces) GTEST_SKIP() << "too long for ThreadSanitizer";
   for (int layout = 0; layout < kChainLayoutCount; ++layout) {
     for (const Residual residual : {Residual::kNone, Residual::kPrevious, Residual::kInitial}) {
       for (const int links : {3, 5}) {
@@ -235,7 +228,7 @@ TYPED_TEST(ChainTileTest, EveryLayoutWithEveryResidual) {
 }
 
 TYPED_TEST(ChainTileTest, PlansOfTheCudaKey) {
-  if (kOnlyRaces) GTEST_SKIP();
+  if (simt::kReportsRaces) GTEST_SKIP() << "too long for ThreadSanitizer";
   struct Size {
     int64_t length, channels;
     Residual residual;
@@ -259,7 +252,8 @@ TYPED_TEST(ChainTileTest, PlansOfTheCudaKey) {
 
 // Bands next to tiles and to each other, in place where their tiles are closed.
 TYPED_TEST(ChainTileTest, PlansWithBands) {
-  if (kOnlyRaces || sizeof(TypeParam) != 2) GTEST_SKIP();
+  if (simt::kReportsRaces) GTEST_SKIP() << "too long for ThreadSanitizer";
+  if (sizeof(TypeParam) != 2) GTEST_SKIP() << "bands are of 16 bits";
   struct Size {
     int64_t length, channels;
     std::vector<int64_t> cuts;
@@ -282,7 +276,7 @@ TYPED_TEST(ChainTileTest, PlansWithBands) {
 }
 
 TYPED_TEST(ChainTileTest, ChordOnAShortRingIsOneLaunch) {
-  if (kOnlyRaces) GTEST_SKIP();
+  if (simt::kReportsRaces) GTEST_SKIP() << "too long for ThreadSanitizer";
   for (const int64_t length : {509, 1024, 2000}) {
     const ChainCase c = {length, 20, make_protocol("chord", chord(length)), Residual::kPrevious,
                          ChainLayout::kContiguous};

@@ -18,16 +18,8 @@ using cuda::LaunchLimits;
 using cuda::LaunchShape;
 using Bytes = std::vector<unsigned char>;
 
-// ThreadSanitizer finds a race in any order of threads and in any variant, but takes a thousand
-// times as long.
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kOnlyRaces = true;
-#else
-constexpr bool kOnlyRaces = false;
-#endif
-
 std::vector<Case> emulated(const std::vector<Case>& all) {
-  if (!kOnlyRaces) return all;
+  if (!simt::kReportsRaces) return all;
   std::vector<Case> some;
   for (size_t i = 0; i < all.size(); i += 19) some.push_back(all[i]);
   return some;
@@ -76,7 +68,7 @@ class KernelTest : public ::testing::Test {
     const LaunchShape shape = shape_of(instance, kernel);
     const Bytes outputs = emulate(instance, kernel, shape, simt::Order::kForward);
     ASSERT_NO_FATAL_FAILURE(instance.check(kernel));
-    if (kOnlyRaces) return;
+    if (simt::kReportsRaces) return;
     EXPECT_TRUE(outputs == emulate(instance, kernel, shape, simt::Order::kReverse));
 
     const LaunchShape wide = shape_of(instance, kernel, {.max_index32 = 0});

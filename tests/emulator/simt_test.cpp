@@ -23,11 +23,6 @@ namespace {
 
 constexpr Order kOrders[] = {Order::kForward, Order::kReverse, Order::kRandom};
 constexpr unsigned kThreads = 64;
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kReportsRaces = true;
-#else
-constexpr bool kReportsRaces = false;
-#endif
 
 // Each thread passes its value to the next one through shared memory.
 template <bool kBarrier>
