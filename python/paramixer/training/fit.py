@@ -18,19 +18,26 @@ class Curve(Callback):
     A training that goes on from a checkpoint goes on with its curve and its seconds.
 
     Attributes:
-        epochs: one dict an epoch: "epoch" (from 1), "seconds", "samples_per_second" (of training
-            alone, over all processes) and every metric by its logged name.
+        epochs: one dict an epoch: "epoch" (from 1), "seconds", "cpu_seconds" (of this process),
+            "samples_per_second" (of training alone, over all processes) and every metric by its
+            logged name.
     """
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
-        self._before = 0.0  # seconds of the runs that this one continues
+        self._before = self._cpu_before = 0.0  # seconds of the runs that this one continues
+        self._start, self._cpu_start = time.perf_counter(), time.process_time()
         self._samples, self._batches, self._trained = 0, 0, 0.0
 
     @property
     def seconds(self) -> float:
         """Since the start."""
         return self._before + time.perf_counter() - self._start
+
+    @property
+    def cpu_seconds(self) -> float:
+        """What this process has computed since the start; other load does not matter to it."""
+        return self._cpu_before + time.process_time() - self._cpu_start
 
     @property
     def samples_per_second(self) -> float:
@@ -44,7 +51,7 @@ class Curve(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
-        self._start = time.perf_counter()
+        self._start, self._cpu_start = time.perf_counter(), time.process_time()
         self._begin_epoch()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -66,6 +73,7 @@ class Curve(Callback):
             {
                 "epoch": trainer.current_epoch + 1,
                 "seconds": round(self.seconds, 2),
+                "cpu_seconds": round(self.cpu_seconds, 2),
                 "samples_per_second": round(self.samples_per_second, 1),
                 **metrics,
             }
@@ -73,11 +81,13 @@ class Curve(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        return {"epochs": self.epochs, "seconds": self.seconds}
+        spent = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+        return {"epochs": self.epochs, **spent}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on with the curve of a checkpoint."""
-        self.epochs, self._before = state_dict["epochs"], state_dict["seconds"]
+        self.epochs = state_dict["epochs"]
+        self._before, self._cpu_before = state_dict["seconds"], state_dict["cpu_seconds"]
 
     def _begin_epoch(self) -> None:
         self._samples, self._batches, self._trained = 0, 0, 0.0

@@ -56,6 +56,7 @@ class RunRecord(Callback):
         self.values["training"] = {
             "finished": finished,
             "seconds": round(self.curve.seconds, 1),
+            "cpu_seconds": round(self.curve.cpu_seconds, 1),
             "samples_per_second": statistics.median(speeds) if speeds else None,
             "peak_memory_bytes": peak_memory(),
             "epochs": self.curve.epochs,
