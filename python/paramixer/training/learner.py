@@ -88,7 +88,9 @@ class Learner(LightningModule):
         """Seeds dropout and whatever else is random in the step."""
         step = self.trainer.fit_loop.total_batch_idx
         [word] = bits(1, self.seed, part=_STEP_STREAM, epoch=step, index=self.global_rank)
-        torch.manual_seed(int(word))
+        torch.default_generator.manual_seed(int(word))  # torch.manual_seed takes milliseconds
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(int(word))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss of one batch, (); Lightning steps on it."""
