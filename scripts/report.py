@@ -1,12 +1,14 @@
 """The table of finished runs, task by model, with floors and published results.
 
     python scripts/report.py runs/* [--out report]      # report.md and report.png
+    python scripts/report.py scripts/results/mini --compare paramixer-deep paramixer-chord
 
 Reads every record.json in the folders given. A row is a task: one length, one variant of its data,
 as many samples. A column is a model; runs that differ in the seed alone become mean +- standard
 deviation. What is not comparable carries a mark that the notes below the table explain: published
 results of another variant, runs of one model with different settings, validation by the test part.
-Unfinished runs are left out and named.
+Unfinished runs are left out and named. Tasks at several lengths are drawn, error against N, in
+report-lengths.png.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,7 @@ except ImportError as error:
 Record = dict[str, Any]
 
 OTHER_VARIANT, VALIDATION, SETTINGS = "†", "§", "‡"
+TARGET_ERROR = 0.1  # percent: what "error 0" of the synthetic tasks means, a line in the picture
 NOTES = {
     OTHER_VARIANT: "measured on another variant of the data: not comparable",
     VALIDATION: "the model was chosen on the test part: no estimate for new data",
@@ -71,10 +74,12 @@ def main() -> None:
         sys.exit(f"report: no finished run in {folders} (of {len(records)} records)")
     rows = table(finished)
     open_runs = [record["path"] for record in records if "test" not in record]
-    text = markdown(rows, open_runs)
+    text = markdown(rows, open_runs) + "".join(comparison(finished, *arguments.compare))
+    text += spent(finished)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.with_suffix(".md").write_text(text)
     draw(rows, arguments.out.with_suffix(".png"))
+    draw_lengths(finished, arguments.out.with_name(f"{arguments.out.name}-lengths.png"))
     print(text)
 
 
@@ -85,6 +90,13 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
     parser.add_argument("--out", type=Path, default=Path("report"), help="without ending")
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        default=(),
+        metavar=("MODEL", "OTHER"),
+        help="counts the tasks on which a model beats each of the others",
+    )
     return parser.parse_args()
 
 
@@ -103,6 +115,70 @@ def markdown(rows: list[Row], open_runs: list[str]) -> str:
     notes.append("Test accuracy in percent; one run with its 95 % interval, or mean +- deviation.")
     notes += [f"Not finished, left out: {path}" for path in open_runs]
     return body + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
+
+
+def comparison(records: list[Record], model: str = "", *others: str) -> Iterator[str]:
+    """Where a model is better than another, by the mean over its runs, and where it is not."""
+    for other in others:
+        gains = {}
+        for runs in _grouped(records, _task_key).values():
+            of_model = _grouped(runs, lambda record: record["model"])
+            if of_model.keys() >= {model, other}:
+                task = runs[0]["task"]
+                ours, theirs = (summarize(of_model[name])["mean"] for name in (model, other))
+                gains[f"{task['name']} {task['length']}"] = 100 * (ours - theirs)
+        wins = sum(gain > 0 for gain in gains.values())
+        each = ", ".join(f"{task} {gain:+.2f}" for task, gain in gains.items())
+        yield f"\n{model} beats {other} on {wins} of {len(gains)} tasks, in points: {each}.\n"
+
+
+def spent(records: list[Record]) -> str:
+    """What every run took, so that it can be judged and repeated."""
+    lines = ["", "| run | parameters | steps | CPU s | best epoch | revision |", "|---" * 6 + "|"]
+    for record in records:
+        task, training = record["task"], record["training"]
+        columns = (
+            f"{task['name']} {task['length']}, {record['model']}, seed {record['seed']}",
+            f"{record['parameters']:,}",
+            f"{training['steps']:,}",
+            f"{training['cpu_seconds']:.0f}",
+            f"{record['chosen']['epoch']} of {len(training['epochs'])}",
+            record["git"][:8],
+        )
+        lines.append(f"| {' | '.join(columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw_lengths(records: list[Record], path: Path) -> None:
+    """Test error against N, for each task that was trained at several lengths."""
+    of_task = _grouped(records, lambda record: (record["task"]["name"], record["task"]["variant"]))
+    several = {key: runs for key, runs in of_task.items() if len(_lengths(runs)) > 1}
+    if not several:
+        return
+    figure = Figure(figsize=(5 * len(several), 4), layout="constrained")
+    panels = figure.subplots(1, len(several), sharey=True, squeeze=False)[0]
+    for axes, ((task, _), runs) in zip(panels, several.items(), strict=True):
+        for model, of_model in _grouped(runs, lambda record: record["model"]).items():
+            at = _grouped(of_model, lambda record: record["task"]["length"])
+            errors = [100 - 100 * summarize(at[length])["mean"] for length in sorted(at)]
+            axes.plot(sorted(at), errors, marker="o", label=model)
+        for floor, accuracy in runs[0]["task"]["floors"].items():
+            if accuracy < 100:
+                axes.axhline(100 - accuracy, color="gray", linestyle=":")
+                axes.annotate(floor, (min(_lengths(runs)), 100 - accuracy), fontsize=7, va="bottom")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("symlog", linthresh=0.1)
+        axes.axhline(TARGET_ERROR, color="green", linewidth=0.7)
+        axes.set(title=task, xlabel="N", xticks=_lengths(runs), ylim=(0, 100))
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    panels[0].set_ylabel("test error, %")
+    figure.savefig(path, dpi=150)
+
+
+def _lengths(records: list[Record]) -> list[int]:
+    return sorted({record["task"]["length"] for record in records})
 
 
 def draw(rows: list[Row], path: Path) -> None:

@@ -20,8 +20,8 @@ What was fixed is written to runs/STUDY/TASK/MODEL/seed-S.yaml, a configuration 
 
     python scripts/train.py fit --config runs/STUDY/TASK/MODEL/seed-S.yaml
 
-repeats the run exactly. Its record is copied to scripts/results/STUDY/TASK/MODEL/seed-S. A run with
-a record is left out, an interrupted one goes on: the same command continues a study, also elsewhere.
+repeats the run exactly. Its record is copied to scripts/results/STUDY/TASK/MODEL/seed-S. A run that
+has one is left out, an interrupted one goes on: the same command continues a study, also elsewhere.
 Set OMP_NUM_THREADS=1 to give every worker one processor.
 """
 
@@ -34,7 +34,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from fnmatch import fnmatch
 from multiprocessing import get_context
 from multiprocessing.connection import wait
@@ -53,8 +52,8 @@ except ImportError as error:
     sys.exit(f"study: {error}")
 
 VALIDATIONS = 10  # of a run of fewer epochs; longer ones are validated after every epoch
-MEASURED_STEPS, WARM_STEPS = 30, 5
-MEASURED_SECONDS = 2.0
+MEASURED_STEPS, WARM_STEPS = 25, 5
+MEASURED_SHARE = 0.05  # of the budget, on top of it
 
 Settings = dict[str, Any]
 
@@ -74,10 +73,14 @@ class Run(NamedTuple):
 
 
 class Clock(Callback):
-    """Measures the processor time of a step, and ends the training when it knows it."""
+    """Measures the processor time of a step, and ends the training when it knows it.
 
-    def __init__(self) -> None:
-        self.per_step = 0.0
+    Args:
+        seconds: to measure at least.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.per_step, self._seconds = 0.0, seconds
         self._steps, self._start = 0, 0.0
 
     def on_train_batch_end(
@@ -88,7 +91,7 @@ class Clock(Callback):
         now = time.process_time()
         if self._steps <= WARM_STEPS:
             self._start = now
-        elif self._steps >= MEASURED_STEPS and now - self._start >= MEASURED_SECONDS:
+        elif self._steps >= MEASURED_STEPS and now - self._start >= self._seconds:
             self.per_step = (now - self._start) / (self._steps - WARM_STEPS)
             trainer.should_stop = True
 
@@ -126,20 +129,23 @@ def runs_of(study: Settings, path: Path, folder: Path) -> Iterator[Run]:
     """All runs of a study, in its order."""
     for task, of_task in study["tasks"].items():
         for model, of_model in study["models"].items():
+            settings = merged(read(of_task, path.parent), read(of_model or {}, path.parent))
+            budget = float(settings.pop("cpu_seconds"))
+            target = settings.pop("stop_above", None)
+            if target is not None:
+                settings = merged(settings, {"trainer": {"callbacks": [stop_above(target)]}})
             for seed in study.get("seeds", [0]):
                 name = f"{path.stem}/{task}/{model}/seed-{seed}"
-                settings: Settings = {}
-                for layer in (of_task, of_model or {}):
-                    for file in layer.get("files", []):
-                        settings = merged(settings, yaml.safe_load((path.parent / file).read_text()))
-                    settings = merged(settings, layer)
-                budget = float(settings.pop("cpu_seconds"))
-                target = settings.pop("stop_above", None)
-                settings.pop("files", None)
-                if target is not None:
-                    settings = merged(settings, {"trainer": {"callbacks": [stop_above(target)]}})
-                out = str((folder / name).parent)
-                yield Run(name, budget, settings | {"name": model, "seeds": [seed], "out": out})
+                named = {"name": model, "seeds": [seed], "out": str((folder / name).parent)}
+                yield Run(name, budget, settings | named)
+
+
+def read(settings: Settings, folder: Path) -> Settings:
+    """The settings read over those of their files."""
+    below: Settings = {}
+    for file in settings.get("files", []):
+        below = merged(below, yaml.safe_load((folder / file).read_text()))
+    return merged(below, {key: value for key, value in settings.items() if key != "files"})
 
 
 def merged(below: Settings, above: Settings) -> Settings:
@@ -196,30 +202,33 @@ def train(run: Run, runs: Path) -> None:
     """Fixes the number of steps unless that is done, and calls scripts/train.py."""
     folder = runs / run.name
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
-        script = runpy.run_path(str(HERE / "train.py"), run_name="train")
-        script["quiet_libraries"]()
-        plan = folder.with_suffix(".yaml")
-        if not plan.exists():
-            seconds, batches = measure(run.settings)
-            print(f"{seconds:.5f} CPU seconds a step, {batches} steps an epoch", flush=True)
-            steps = schedule(run.cpu_seconds, seconds, batches)
-            partial = plan.with_suffix(".partial")
-            partial.write_text(yaml.safe_dump(merged(run.settings, {"trainer": steps})))
-            partial.replace(plan)
-        sys.argv = [str(HERE / "train.py"), "fit", "--config", str(plan), "--resume", "true"]
-        script["main"]()
+    with (folder / "log.txt").open("a") as log:
+        for shown in (1, 2):  # also what is said of an error at the end of the process
+            os.dup2(log.fileno(), shown)
+    script = runpy.run_path(str(HERE / "train.py"), run_name="train")
+    script["quiet_libraries"]()
+    plan = folder.with_suffix(".yaml")
+    if not plan.exists():
+        seconds, batches = measure(run)
+        print(f"{seconds:.5f} CPU seconds a step, {batches} steps an epoch", flush=True)
+        steps = schedule(run.cpu_seconds, seconds, batches)
+        partial = plan.with_suffix(".partial")
+        partial.write_text(yaml.safe_dump(merged(run.settings, {"trainer": steps})))
+        partial.replace(plan)
+    sys.argv = [str(HERE / "train.py"), "fit", "--config", str(plan), "--resume", "true"]
+    script["main"]()
 
 
-def measure(settings: Settings) -> tuple[float, int]:
+def measure(run: Run) -> tuple[float, int]:
     """CPU seconds of a training step, and how many steps an epoch has."""
+    settings = run.settings
     seed_everything(0, verbose=False)
     flatten = settings["model"].get("pooling") == "flatten"
     data = data_for(**settings["data"], full_length=flatten)
     learner = learner_for(data.task, **settings["model"])
-    clock = Clock()
+    clock = Clock(MEASURED_SHARE * run.cpu_seconds)
     trainer = Trainer(
-        max_epochs=-1 if learner.schedule == "constant" else 10**6,
+        max_epochs=10**6,
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,

@@ -7,6 +7,7 @@ import platform
 import resource
 import statistics
 import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +21,11 @@ from paramixer.training.report import plot_curve, versions, wilson_interval, wri
 
 RECORD, CURVE = "record.json", "curve.png"
 _KIBIBYTE = 1024
+_DRAW_SECONDS = 10.0  # an epoch of a small task takes less than drawing it
 
 
 class RunRecord(Callback):
-    """Writes `record.json` and `curve.png` of a run after every epoch.
+    """Writes `record.json` of a run after every epoch, and `curve.png` now and then and at its end.
 
     Attributes:
         values: what the record says.
@@ -36,6 +38,7 @@ class RunRecord(Callback):
 
     def __init__(self, folder: Path, curve: Curve, values: dict[str, Any]):
         self.folder, self.curve, self.values = folder, curve, values
+        self._drawn = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes what only the started trainer knows."""
@@ -45,16 +48,21 @@ class RunRecord(Callback):
         }
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes both files."""
+        """Writes the record, and draws where that was long ago."""
         self.update(trainer, finished=False)
-        if trainer.is_global_zero:
-            plot_curve(self.curve.epochs, self.folder / CURVE)
+        if time.monotonic() - self._drawn > _DRAW_SECONDS:
+            self._draw(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws what there is."""
+        self._draw(trainer)
 
     def update(self, trainer: Trainer, finished: bool, **more: Any) -> None:
         """Writes the record with what has been learned about the training, and more."""
         speeds = [epoch["samples_per_second"] for epoch in self.curve.epochs]
         self.values["training"] = {
             "finished": finished,
+            "steps": trainer.global_step,
             "seconds": round(self.curve.seconds, 1),
             "cpu_seconds": round(self.curve.cpu_seconds, 1),
             "samples_per_second": statistics.median(speeds) if speeds else None,
@@ -64,6 +72,11 @@ class RunRecord(Callback):
         self.values |= more
         if trainer.is_global_zero:
             write_json(self.values, self.folder / RECORD)
+
+    def _draw(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            plot_curve(self.curve.epochs, self.folder / CURVE)
+        self._drawn = time.monotonic()
 
 
 def describe_task(task: Task) -> dict[str, Any]:

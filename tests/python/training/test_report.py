@@ -43,6 +43,10 @@ def record(model, accuracy, *, seed=0, epochs=3, variant="paramixer", samples=90
             "model": {"mixer": model, "seed": seed},
             "trainer": {"max_epochs": epochs, "devices": 1 + seed},
         },
+        "parameters": 1000,
+        "training": {"steps": 30, "cpu_seconds": 2.0, "epochs": [{}] * epochs},
+        "chosen": {"epoch": 2},
+        "git": "0" * 40,
         "test": {"accuracy": accuracy, "interval": [accuracy - 0.05, accuracy + 0.05]},
     }
 
@@ -88,6 +92,7 @@ def test_command_writes_both_forms(script, tmp_path, monkeypatch, capsys):
     text = out.with_suffix(".md").read_text()
     assert text == capsys.readouterr().out.removesuffix("\n")
     assert "| 45.00 +- 7.07 (2 runs) |" in text and "broken" in text
+    assert "| listops 1999, chord, seed 1 | 1,000 | 30 | 2 | 2 of 3 | 00000000 |" in text
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -95,3 +100,22 @@ def test_no_runs(script, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path)])
     with pytest.raises(SystemExit, match="report: no finished run"):
         script.main()
+
+
+def test_comparison_counts_wins_and_losses(script):
+    records = [
+        record("deep", accuracy, length=length) for length, accuracy in ((64, 0.5), (128, 0.3))
+    ]
+    records += [record("chord", 0.4, length=length) for length in (64, 128, 256)]
+    [line] = script.comparison(records, "deep", "chord")
+    assert "deep beats chord on 1 of 2 tasks" in line
+    assert "listops 64 +10.00, listops 128 -10.00" in line
+    assert list(script.comparison(records)) == []
+
+
+def test_lengths_are_drawn_where_there_are_several(script, tmp_path):
+    picture = tmp_path / "lengths.png"
+    script.draw_lengths([record("chord", 0.4)], picture)
+    assert not picture.exists()
+    script.draw_lengths([record("chord", 0.4), record("chord", 0.9, length=64)], picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
