@@ -70,12 +70,10 @@ def plot_curve(epochs: Sequence[dict[str, float]], path: Path) -> None:
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for part in ("train", "validation"):
-            axes.plot(
-                [epoch["epoch"] for epoch in epochs],
-                [epoch[f"{part}_{metric}"] for epoch in epochs],
-                marker=".",
-                label=part,
-            )
+            name = f"{part}_{metric}"  # which an epoch lacks that was not validated
+            at = [epoch["epoch"] for epoch in epochs if name in epoch]
+            values = [epoch[name] for epoch in epochs if name in epoch]
+            axes.plot(at, values, marker=".", label=part)
         axes.set(xlabel="epoch", ylabel=metric)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

@@ -147,6 +147,8 @@ def data_for(
 
 def _load(task: str, settings: dict[str, Any]) -> Task:
     make = noise if task == "noise" else partial(tasks.load, task)
+    if "variant" in settings:  # of which the command line makes a number where it can
+        settings = settings | {"variant": str(settings["variant"])}
     try:
         return make(**settings)
     except TypeError as error:
