@@ -1,8 +1,8 @@
 """Trains every model of a study on every task of it, each for the same time, one record a run.
 
-    python scripts/study.py scripts/configs/study/order.yaml
-    python scripts/study.py scripts/configs/study/mini.yaml --workers 2 --only "mini-d*/*"
-    python scripts/report.py scripts/results/order --out docs/order
+    python scripts/study.py scripts/configs/study/synthetic.yaml
+    python scripts/study.py scripts/configs/study/mini.yaml --workers 2 --only "d*/*" "*/*-deep"
+    python scripts/report.py scripts/results/synthetic --out docs/synthetic
 
 A study says
 
@@ -99,12 +99,13 @@ class Clock(Callback):
 def main() -> None:
     """Runs what has no record yet."""
     arguments = parse()
-    try:
-        study = yaml.safe_load(arguments.study.read_text())
-        runs = list(runs_of(study, arguments.study, arguments.runs))
-    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
-        sys.exit(f"study: {arguments.study} is no study: {error!r}")
-    chosen = [run for run in runs if fnmatch(run.name.split("/", 1)[1], arguments.only + "/*")]
+    runs: list[Run] = []
+    for path in arguments.studies:
+        try:
+            runs += runs_of(yaml.safe_load(path.read_text()), path, arguments.runs)
+        except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+            sys.exit(f"study: {path} is no study: {error!r}")
+    chosen = in_order(runs, arguments.only)
     missing = [run for run in chosen if not (arguments.results / run.name / "record.json").exists()]
     print(f"{len(chosen) - len(missing)} of {len(chosen)} runs have a record", flush=True)
     failed = list(run_all(missing, arguments))
@@ -117,12 +118,18 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("study", type=Path, help="YAML file")
-    parser.add_argument("--only", default="*", help="pattern of TASK/MODEL")
+    parser.add_argument("studies", type=Path, nargs="+", help="YAML files")
+    parser.add_argument("--only", nargs="+", default=["*"], help="patterns of TASK/MODEL, in order")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="of the records")
     return parser.parse_args()
+
+
+def in_order(runs: list[Run], patterns: list[str]) -> list[Run]:
+    """Those whose TASK/MODEL fits a pattern, what fits the first pattern first."""
+    fits = [[run for run in runs if fnmatch(run.name, f"*/{one}/seed-*")] for one in patterns]
+    return list({run.name: run for some in fits for run in some}.values())
 
 
 def runs_of(study: Settings, path: Path, folder: Path) -> Iterator[Run]:
@@ -174,11 +181,12 @@ def stop_above(accuracy: float) -> Settings:
 
 def run_all(runs: list[Run], arguments: argparse.Namespace) -> Iterator[str]:
     """Runs each in a process of its own, some at a time; gives the names of those that failed."""
+    script = runpy.run_path(str(HERE / "train.py"), run_name="train")  # imports once, for all
     waiting, working = list(runs), dict[Any, Run]()
     while waiting or working:
         while waiting and len(working) < arguments.workers:
             run = waiting.pop(0)
-            process = get_context("fork").Process(target=train, args=(run, arguments.runs))
+            process = get_context("fork").Process(target=train, args=(run, arguments.runs, script))
             process.start()
             working[process] = run
         wait([process.sentinel for process in working])
@@ -198,14 +206,13 @@ def keep(folder: Path, target: Path) -> None:
     (target / "record.partial").replace(target / "record.json")
 
 
-def train(run: Run, runs: Path) -> None:
+def train(run: Run, runs: Path, script: dict[str, Any]) -> None:
     """Fixes the number of steps unless that is done, and calls scripts/train.py."""
     folder = runs / run.name
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a") as log:
         for shown in (1, 2):  # also what is said of an error at the end of the process
             os.dup2(log.fileno(), shown)
-    script = runpy.run_path(str(HERE / "train.py"), run_name="train")
     script["quiet_libraries"]()
     plan = folder.with_suffix(".yaml")
     if not plan.exists():

@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 from paramixer.tasks.task import Classes, Parts, Reals, Regression, Task, Tokens
-from paramixer.training import MIXERS, Learner, network_for, noise
+from paramixer.training import MIXERS, Learner, learner_for, network_for, noise
 
 CONFIGS = Path(__file__).parents[3] / "scripts" / "configs"
 LEARNING = {"learning_rate", "weight_decay", "schedule", "warmup", "roc_auc"}
@@ -163,3 +163,9 @@ def test_deep_recipe_sets_everything():
     network = set(inspect.signature(network_for).parameters) - {"task"}
     learning = set(inspect.signature(Learner).parameters) - {"network", "output"}
     assert recipe == (network | learning) - {"seed", "compile", "roc_auc"}
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_deep_recipe_takes_any_input(kind):
+    """One set of values for all tasks, tokens and real values alike."""
+    learner_for(TASKS[kind], **yaml.safe_load((CONFIGS / "deep.yaml").read_text())["model"])

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from paramixer import tasks
+from paramixer.training import data_for
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 STUDIES = sorted((SCRIPTS / "configs" / "study").glob("*.yaml"))
@@ -68,6 +69,14 @@ def test_one_record_a_run_and_none_twice(script, tiny, monkeypatch, capsys):
     assert capsys.readouterr().out == "1 of 1 runs have a record\n"
 
 
+def test_patterns_choose_runs_and_their_order(script, tiny):
+    runs = list(script.runs_of(TINY | {"seeds": [1, 2]}, tiny, Path("runs")))
+    names = [run.name for run in script.in_order(runs, ["*/b*", "adding-*/*"])]
+    of_model = {m: [f"tiny/adding-32/{m}/seed-{s}" for s in (1, 2)] for m in ("chord", "broken")}
+    assert names == of_model["broken"] + of_model["chord"]
+    assert script.in_order(runs, ["chord"]) == []
+
+
 def test_the_schedule_fits_the_budget(script):
     few = script.schedule(10.0, per_step=0.1, batches=30)
     assert few["max_steps"] == 100 and few["val_check_interval"] == 10
@@ -92,3 +101,12 @@ def test_the_studies_name_tasks_and_models(script, path):
         assert run.settings["data"]["batch_size"] > 0 and run.cpu_seconds > 0
         assert run.settings["model"]["mixer"] in ("paramixer", "psf-attention", "transformer")
         assert run.settings.keys() == {"data", "model", "trainer", "name", "seeds", "out"}
+
+
+def test_a_variant_may_look_like_a_number(monkeypatch):
+    def load(name, **settings):
+        raise OSError(f"no files of {settings}")
+
+    monkeypatch.setattr(tasks, "load", load)
+    with pytest.raises(OSError, match="{'folder': 'data', 'variant': '64'}"):
+        data_for("mini-listops", 8, settings={"folder": "data", "variant": 64})

@@ -135,7 +135,8 @@ def test_pictures(tmp_path, image, scale):
     epoch = {
         f"{part}_{name}": 0.5 for part in ("train", "validation") for name in ("loss", "accuracy")
     }
-    plot_curve([{"epoch": 1, **epoch}], tmp_path / "curve.png")
+    not_validated = {name: value for name, value in epoch.items() if name.startswith("train")}
+    plot_curve([{"epoch": 1, **not_validated}, {"epoch": 2, **epoch}], tmp_path / "curve.png")
     plot_mixing(
         scale * torch.randn(16, 16),
         scale * torch.randn(16, 2, 3),
