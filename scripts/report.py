@@ -30,6 +30,7 @@ except ImportError as error:
 Record = dict[str, Any]
 
 OTHER_VARIANT, VALIDATION, SETTINGS = "†", "§", "‡"
+NEAR = "~"
 TARGET_ERROR = 0.1  # percent: what "error 0" of the synthetic tasks means, a line in the picture
 NOTES = {
     OTHER_VARIANT: "measured on another variant of the data: not comparable",
@@ -120,16 +121,23 @@ def markdown(rows: list[Row], open_runs: list[str]) -> str:
 def comparison(records: list[Record], model: str = "", *others: str) -> Iterator[str]:
     """Where a model is better than another, by the mean over its runs, and where it is not."""
     for other in others:
-        gains = {}
+        wins, gains = 0, []
         for runs in _grouped(records, _task_key).values():
             of_model = _grouped(runs, lambda record: record["model"])
             if of_model.keys() >= {model, other}:
-                task = runs[0]["task"]
-                ours, theirs = (summarize(of_model[name])["mean"] for name in (model, other))
-                gains[f"{task['name']} {task['length']}"] = 100 * (ours - theirs)
-        wins = sum(gain > 0 for gain in gains.values())
-        each = ", ".join(f"{task} {gain:+.2f}" for task, gain in gains.items())
-        yield f"\n{model} beats {other} on {wins} of {len(gains)} tasks, in points: {each}.\n"
+                task, both = runs[0]["task"], (of_model[model], of_model[other])
+                ours, theirs = (100 * summarize(some)["mean"] for some in both)
+                wins += ours > theirs
+                mark = NEAR if _overlap(*both) else ""
+                gains.append(f"{task['name']} {task['length']} {ours - theirs:+.2f}{mark}")
+        points = ", ".join(gains)
+        yield f"\n{model} beats {other} on {wins} of {len(gains)} tasks; in points: {points}.\n"
+        yield f"({NEAR} the 95 % intervals overlap)\n" if NEAR in points else ""
+
+
+def _overlap(some: list[Record], others: list[Record]) -> bool:
+    intervals = [(a["test"]["interval"], b["test"]["interval"]) for a in some for b in others]
+    return any(a[0] <= b[1] and b[0] <= a[1] for a, b in intervals)
 
 
 def spent(records: list[Record]) -> str:

@@ -128,8 +128,10 @@ def parse() -> argparse.Namespace:
 
 def in_order(runs: list[Run], patterns: list[str]) -> list[Run]:
     """Those whose TASK/MODEL fits a pattern, what fits the first pattern first."""
-    fits = [[run for run in runs if fnmatch(run.name, f"*/{one}/seed-*")] for one in patterns]
-    return list({run.name: run for some in fits for run in some}.values())
+    fits = [
+        run for one in patterns for run in runs if fnmatch("/".join(run.name.split("/")[1:3]), one)
+    ]
+    return list({run.name: run for run in fits}.values())
 
 
 def runs_of(study: Settings, path: Path, folder: Path) -> Iterator[Run]:

@@ -40,8 +40,8 @@ class RunRecord(Callback):
         self.folder, self.curve, self.values = folder, curve, values
         self._drawn = time.monotonic()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes what only the started trainer knows."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes what only the started trainer knows, even if no step is left to train."""
         self.values |= {
             "device": device_of(trainer),
             "parameters": sum(p.numel() for p in pl_module.parameters() if p.requires_grad),

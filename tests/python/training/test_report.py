@@ -103,13 +103,12 @@ def test_no_runs(script, tmp_path, monkeypatch):
 
 
 def test_comparison_counts_wins_and_losses(script):
-    records = [
-        record("deep", accuracy, length=length) for length, accuracy in ((64, 0.5), (128, 0.3))
-    ]
+    lengths = {64: 0.6, 128: 0.38, 512: 0.1}
+    records = [record("deep", accuracy, length=length) for length, accuracy in lengths.items()]
     records += [record("chord", 0.4, length=length) for length in (64, 128, 256)]
-    [line] = script.comparison(records, "deep", "chord")
-    assert "deep beats chord on 1 of 2 tasks" in line
-    assert "listops 64 +10.00, listops 128 -10.00" in line
+    text = "".join(script.comparison(records, "deep", "chord"))
+    assert "deep beats chord on 1 of 2 tasks" in text
+    assert "listops 64 +20.00, listops 128 -2.00~." in text and "intervals overlap" in text
     assert list(script.comparison(records)) == []
 
 

@@ -131,7 +131,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(run, arguments, tmp_path):
 
 
 def test_a_finished_epoch_goes_on_with_the_next(run, arguments, tmp_path):
-    for folder, epochs in (("parts", 2), ("parts", 4), ("whole", 4)):
+    for folder, epochs in (("parts", 2), ("parts", 4), ("parts", 4), ("whole", 4)):
         words = ["--trainer.max_epochs", epochs, "--out", tmp_path / folder, "--resume", "true"]
         run(*arguments, *words)
     parts, whole = (measures(record_of(tmp_path / name)) for name in ("parts", "whole"))
