@@ -138,11 +138,12 @@ def mixers(
 
 def pixel_network(task: Task, mixer: str, options: dict[str, Any]) -> torch.nn.Module:
     """One mixer and one feed-forward layer, normalised and residual, and the mean over rows."""
+    settings = {name: value for name, value in options.items() if name != "width"}
     return network_for(
         task,
         mixer=mixer,
-        width=options.pop("width", WIDTH),
-        options=options,
+        width=options.get("width", WIDTH),
+        options=settings,
         feed_forward=2 * WIDTH,
         norm=True,
         positions="learned",
@@ -192,7 +193,7 @@ def influence(blocks: Iterable[torch.nn.Module], x: Tensor) -> Tensor:
             x = block(x, None, None)
         return x
 
-    jacobian = torch.autograd.functional.jacobian(run, x).squeeze((0, 3))
+    jacobian = torch.autograd.functional.jacobian(run, x, vectorize=True).squeeze((0, 3))
     return jacobian.norm(dim=(1, 3))
 
 
@@ -271,14 +272,16 @@ def draw(path: Path, picture: Picture, maps: Maps) -> None:
             above.axhline(row, color="black", linewidth=0.5, linestyle=":")
             mark(below)
     input_axes, values_axes = axes.T[-1]
-    input_axes.imshow(picture.pixels.view(SIDE, SIDE), cmap="gray_r")
+    input_axes.imshow(picture.pixels.view(SIDE, SIDE).numpy(), cmap="gray_r")
     input_axes.set(title=picture.title, xticks=[], yticks=[])
     if any(len(matrix) == LENGTH for matrix in maps.values()):
         mark(input_axes)
     for number, matrix in enumerate(maps.values(), 1):
         values = torch.linalg.svdvals(matrix.double())
         values = values[values > LEAST_SINGULAR_VALUE * values[0]] / values[0]
-        values_axes.semilogy(range(1, len(values) + 1), values, ".-", markersize=3, label=number)
+        values_axes.semilogy(
+            range(1, len(values) + 1), values.numpy(), ".-", markersize=3, label=number
+        )
     values_axes.set_title("singular values", fontsize=9)
     values_axes.set(xlim=(0, LENGTH + 1), ylim=(LEAST_SINGULAR_VALUE, 2))
     values_axes.legend(fontsize=7, title="column", title_fontsize=7)
@@ -289,7 +292,7 @@ def draw(path: Path, picture: Picture, maps: Maps) -> None:
 def draw_signed(axes: Any, matrix: Tensor, title: str) -> None:
     """Zero in white, positive in red, negative in blue."""
     bound = float(matrix.abs().flatten().quantile(CLIPPED)) or float(matrix.abs().max()) or 1.0
-    axes.imshow(matrix, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto")
+    axes.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto")
     axes.set_title(title, fontsize=9)
     axes.set(xticks=[], yticks=[])
     axes.set_box_aspect(1)
