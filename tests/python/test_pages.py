@@ -4,6 +4,7 @@ import re
 import warnings
 from pathlib import Path
 
+import paramixer
 import pytest
 import torch
 
@@ -88,6 +89,16 @@ def test_tables_are_those_of_the_command(costs):
 
 def numbers(text):
     return [float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", text)]
+
+
+def test_numbers_of_a_factorization():
+    offsets = paramixer.links.chord(1024)
+    sizes = {"N": 1024, "M": len(offsets), "K": len(offsets[0])}
+    text = (ROOT / "docs" / "sparse-factorization.md").read_text()
+    rows = re.findall(r"`([3NMK*]+)` \| ([\d,]+)", text)
+    assert len(rows) == 3
+    for formula, number in rows:
+        assert eval(formula, {}, sizes) == numbers(number)[0]
 
 
 @every_page
