@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -67,6 +68,11 @@ void print_launch(const Case& c, const Sweep& sweep, bool last) {
   ChainProblem chain = detail::sizes_of(c.chain);
   chain.problem.batch_dims = 1;
   chain.problem.batch_sizes[0] = c.batch;
+  // Weights (B, N, M, K) as a layer writes them; how they are copied depends on it.
+  chain.weight_factor = chain.problem.links;
+  chain.problem.weight.column = 1;
+  chain.problem.weight.row = chain.factors * chain.weight_factor;
+  chain.problem.weight.batch[0] = chain.problem.length * chain.problem.weight.row;
   int64_t rows = 0, tiles = 0, blocks = 0, shared = 0;
   int threads = Traits::kThreads;
   if (way == Way::kTiles) {
@@ -87,20 +93,24 @@ void print_launch(const Case& c, const Sweep& sweep, bool last) {
     shared = static_cast<int64_t>(shape.shared_bytes);
     threads = shape.threads;
   }
-  int pairs = 0;
+  // Pairs that go through registers together, and threads that copy the weights of one row.
+  int pairs = 0, copies = 0;
   if (way == Way::kTiles) {
-    for (const Turn& turn :
-         detail::make_turns(c.chain.direction, chain, sweep, element_bytes(c.chain.dtype))) {
+    const int bytes = element_bytes(c.chain.dtype);
+    for (const Turn& turn : detail::make_turns(c.chain.direction, chain, sweep, bytes)) {
+      const int elements = turn.factors * chain.problem.links;
+      const int pieces = turn.weight_bytes > 0 ? elements * bytes / turn.weight_bytes : elements;
       pairs += turn.factors == 2;
+      copies += static_cast<int>(std::bit_ceil(static_cast<unsigned>(pieces)));
     }
   }
   std::printf(
-      R"({"way": "%s", "first": %d, "factors": %d, "pairs": %d, "ring": %lld, "classes": %lld, )"
+      R"({"way": "%s", "first": %d, "factors": %d, "pairs": %d, "copies": %d, "ring": %lld, "classes": %lld, )"
       R"("step": %lld, "tiles": %lld, "rows": %lld, "channels": %lld, "blocks": %lld, )"
       R"("threads": %d, "shared": %lld})",
-      kWays[static_cast<size_t>(way)], sweep.first, sweep.factors, pairs, (long long)sweep.ring,
-      (long long)sweep.classes, (long long)sweep.step, (long long)tiles, (long long)rows,
-      (long long)sweep.channels, (long long)blocks, threads, (long long)shared);
+      kWays[static_cast<size_t>(way)], sweep.first, sweep.factors, pairs, copies,
+      (long long)sweep.ring, (long long)sweep.classes, (long long)sweep.step, (long long)tiles,
+      (long long)rows, (long long)sweep.channels, (long long)blocks, threads, (long long)shared);
   if (!last) std::printf(", ");
 }
 

@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from paramixer import info, links
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from tuning import resources  # noqa: E402
+from tuning import model, plans, predictions, resources  # noqa: E402
 
 REPORT = """\
 ptxas info    : Compiling entry function '_ZN9paramixer4cuda10mix_kernelIfiLi4ELb1EEEv' for 'sm_90'
@@ -69,3 +71,42 @@ def test_the_committed_table_has_every_architecture():
     assert len(rows) >= 100
     for row in rows.values():
         assert list(row) == ["threads", "shared", "sm_80", "sm_90", "sm_100", "sm_120"]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """`plans` with the traits as they are."""
+    return plans.build(tmp_path_factory.mktemp("plans") / "plans")
+
+
+def test_the_committed_predictions_are_those_of_the_plans(program):
+    text = (SCRIPTS / "benchmarks" / "predictions.md").read_text()
+    assert text == predictions.document(program), "run: python scripts/tune.py predict --write"
+
+
+def test_plans_are_those_of_info(program):
+    chain = model.Chain(8, 16384, 128, "cdil", 3, 14, "bfloat16")
+    ((plan,), _) = plans.ask(program, [chain])
+    text = info.plan(16384, 128, links.cdil(16384), dtype=torch.bfloat16, device="cuda")
+    assert [(launch["way"], launch["factors"]) for launch in plan["forward"]] == [
+        ("bands", 5),
+        ("bands", 9),
+    ]
+    assert "factors 0 to 4 as bands" in text and "factors 5 to 13 as bands" in text
+    assert [launch["first"] for launch in plan["saving"]] == [0, 4, 9]  # cuts
+
+
+def test_a_launch_takes_its_slowest_resource_and_a_quarter_of_the_others():
+    machine = model.Machine("x", device=2.0, l2=4.0, shared=1.0, instructions=1.0, mma=1.0)
+    cost = model.Cost(device=20.0, l2=16.0, shared=4.0)
+    assert cost.microseconds(machine) == 10 + (4 + 4) / 4 + model.LAUNCH_MICROSECONDS
+    assert (cost + cost).launches == 2
+
+
+def test_bytes_follow_from_the_plan():
+    chain = model.Chain(2, 64, 32, "cdil", 3, 6, "float32")
+    assert chain.floor() == 4 * 2 * 64 * (2 * 32 + 6 * 3)
+    assert chain.floor(backward=True) == 4 * 2 * 64 * (5 * 32 + 3 * 6 * 3)
+    product = model.product(chain, model.Counts(), alone=True)
+    # 12 bytes of a row's weights, anywhere in sectors of 32: 40 on the average.
+    assert product.device == 2 * 64 * (2 * 32 * 4 + 40)
