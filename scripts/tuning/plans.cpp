@@ -4,66 +4,25 @@
 //
 //   plans [B,N,D,PROTOCOL,K,DTYPE,RESIDUAL ..]      such as 8,16384,128,cdil,3,float32,none
 
-#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
-#include <sstream>
-#include <stdexcept>
 #include <string>
-#include <vector>
+#include <type_traits>
 
 #include "band_plan.h"
-#include "paramixer/links.h"
+#include "chain_case.h"
 #include "pass_plan.h"
 #include "tile_arguments.h"
 
 namespace paramixer::cuda {
 namespace {
 
-constexpr int64_t kSharedLimit = 227 * 1024;  // of a block, compute capability 9.0 and 10.0
-constexpr std::array kDTypes = {"float64", "float32", "bfloat16", "float16"};
-constexpr std::array kResiduals = {"none", "previous", "initial"};
 constexpr std::array kWays = {"product", "tiles", "bands"};
 
-struct Case {
-  int64_t batch;
-  ChainShape chain;
-};
-
-template <size_t kCount>
-int index_in(const std::array<const char*, kCount>& names, const std::string& name) {
-  const auto found = std::find(names.begin(), names.end(), name);
-  if (found == names.end()) throw std::invalid_argument("plans: unknown name " + name);
-  return static_cast<int>(found - names.begin());
-}
-
-Case parse(const std::string& text) {
-  std::vector<std::string> words;
-  std::stringstream stream(text);
-  for (std::string word; std::getline(stream, word, ',');) words.push_back(word);
-  if (words.size() != 7) throw std::invalid_argument("plans: not seven words in " + text);
-  const int64_t length = std::stoll(words[1]), links = std::stoll(words[4]);
-  const FactorOffsets factors =
-      words[3] == "chord" ? chord(length, std::nullopt, links) : cdil(length, std::nullopt, links);
-  Case result{std::stoll(words[0]), {}};
-  result.chain.dtype = static_cast<DType>(index_in(kDTypes, words[5]));
-  result.chain.residual = static_cast<Residual>(index_in(kResiduals, words[6]));
-  result.chain.length = length;
-  result.chain.channels = std::stoll(words[2]);
-  result.chain.factors = static_cast<int>(factors.size());
-  for (const auto& factor : factors) {
-    for (const int64_t offset : factor) {
-      result.chain.offsets.push_back(reduce_offset(offset, length));
-    }
-  }
-  return result;
-}
-
 // One launch: how its tiles lie on the rings, and its grid. A band's pass is a tile too.
-void print_launch(const Case& c, const Sweep& sweep, bool last) {
+void print_launch(const Case& c, Direction direction, const Sweep& sweep, bool last) {
   const Way way = way_of(sweep);
   ChainProblem chain = detail::sizes_of(c.chain);
   chain.problem.batch_dims = 1;
@@ -76,8 +35,7 @@ void print_launch(const Case& c, const Sweep& sweep, bool last) {
   int64_t rows = 0, tiles = 0, blocks = 0, shared = 0;
   int threads = Traits::kThreads;
   if (way == Way::kTiles) {
-    const TileShape shape =
-        tile_shape(c.chain.direction, element_bytes(c.chain.dtype), chain, sweep);
+    const TileShape shape = tile_shape(direction, element_bytes(c.chain.dtype), chain, sweep);
     rows = sweep.tile + 2 * sweep.halo;
     tiles = detail::ceil_div(sweep.ring, sweep.tile);
     blocks = shape.blocks;
@@ -97,7 +55,7 @@ void print_launch(const Case& c, const Sweep& sweep, bool last) {
   int pairs = 0, copies = 0;
   if (way == Way::kTiles) {
     const int bytes = element_bytes(c.chain.dtype);
-    for (const Turn& turn : detail::make_turns(c.chain.direction, chain, sweep, bytes)) {
+    for (const Turn& turn : detail::make_turns(direction, chain, sweep, bytes)) {
       const int elements = turn.factors * chain.problem.links;
       const int pieces = turn.weight_bytes > 0 ? elements * bytes / turn.weight_bytes : elements;
       pairs += turn.factors == 2;
@@ -114,34 +72,22 @@ void print_launch(const Case& c, const Sweep& sweep, bool last) {
   if (!last) std::printf(", ");
 }
 
-void print_plan(const char* name, const Case& c) {
-  const ChainPlan plan = plan_for_cuda(c.chain);
+void print_plan(const char* name, const Case& c, Direction direction, bool training) {
+  const ChainPlan plan = plan_case(c, direction, training);
   std::printf(R"("%s": [)", name);
-  for (const Sweep& sweep : plan.sweeps) print_launch(c, sweep, &sweep == &plan.sweeps.back());
+  for (const Sweep& sweep : plan.sweeps) {
+    print_launch(c, direction, sweep, &sweep == &plan.sweeps.back());
+  }
   std::printf("]");
 }
 
-// Where a training pass saves states (boundaries_to_save in csrc/ops/autograd.cpp).
-std::vector<int64_t> boundaries(int64_t factors) {
-  const int64_t pieces = std::min<int64_t>(factors, 3);
-  std::vector<int64_t> result;
-  for (int64_t i = 1; i < pieces; ++i) result.push_back(i * factors / pieces);
-  return result;
-}
-
-void print_case(Case c) {
-  std::printf(R"({"factors": %d, )", c.chain.factors);
-  const int64_t bands = element_bytes(c.chain.dtype) == 2 ? kSharedLimit : 0;
-  c.chain.direction = Direction::kForward;
-  c.chain.band_bytes = bands;
-  print_plan("forward", c);
-  c.chain.cuts = boundaries(c.chain.factors);
+void print_case(const Case& c) {
+  std::printf("{");
+  print_plan("forward", c, Direction::kForward, false);
   std::printf(", ");
-  print_plan("saving", c);
+  print_plan("saving", c, Direction::kForward, true);
   std::printf(", ");
-  c.chain.direction = Direction::kBackward;
-  c.chain.band_bytes = 0;
-  print_plan("backward", c);
+  print_plan("backward", c, Direction::kBackward, true);
   std::printf("}");
 }
 
@@ -173,7 +119,7 @@ int main(int count, char** arguments) {
   std::printf("},\n\"cases\": {");
   for (int a = 1; a < count; ++a) {
     std::printf("%s\n\"%s\": ", a > 1 ? "," : "", arguments[a]);
-    print_case(parse(arguments[a]));
+    print_case(parse_case(arguments[a]));
   }
   std::printf("}}\n");
 }
