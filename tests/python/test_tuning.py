@@ -10,7 +10,7 @@ from paramixer import info, links
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from tuning import model, plans, predictions, resources  # noqa: E402
+from tuning import model, plans, predictions, resources, sass, sweep  # noqa: E402
 
 REPORT = """\
 ptxas info    : Compiling entry function '_ZN9paramixer4cuda10mix_kernelIfiLi4ELb1EEEv' for 'sm_90'
@@ -110,3 +110,70 @@ def test_bytes_follow_from_the_plan():
     product = model.product(chain, model.Counts(), alone=True)
     # 12 bytes of a row's weights, anywhere in sectors of 32: 40 on the average.
     assert product.device == 2 * 64 * (2 * 32 * 4 + 40)
+
+
+TRAITS = (SCRIPTS.parent / "cuda" / "traits.h").read_text()
+
+
+def test_every_variant_changes_what_it_names_and_nothing_else():
+    for knobs in sweep.VARIANTS:
+        changed = set(sweep.edit(TRAITS, knobs).splitlines()) - set(TRAITS.splitlines())
+        names = sorted(name.partition(".")[2] for name in knobs)
+        assert sorted(line.split("=")[0].split()[-1] for line in changed) == names
+    # Both structs have this member.
+    edited = sweep.edit(TRAITS, {"TileTraits.kThreads": "128"})
+    assert edited.count("kThreads = 256;") == TRAITS.count("kThreads = 256;") - 1
+
+
+@pytest.mark.parametrize(
+    "words", [["TileTraits.kSegment"], ["Other.kSegment=1"], ["kSegment=1"], ["=1"]]
+)
+def test_words_that_are_no_knobs_are_refused(words):
+    with pytest.raises(ValueError, match=r"a knob is STRUCT\.NAME=VALUE"):
+        sweep.parse_knobs(words)
+
+
+def test_knobs_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match=r"no knob TileTraits\.kNone"):
+        sweep.edit(TRAITS, sweep.parse_knobs(["TileTraits.kNone=1"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("knobs", sweep.VARIANTS, ids=str)
+def test_every_variant_has_plans(knobs, tmp_path):
+    """Its static_asserts hold on the host."""
+    variant = sweep.prepare(tmp_path, 0, knobs)
+    program = plans.build(variant.folder / "plans", variant.folder)
+    made, _ = plans.ask(program, sweep.CASES)
+    assert len(made) == len(sweep.CASES)
+
+
+# Two loops, one inside of another, and a forward branch.
+LISTING = """
+        Function : _ZN9paramixer4cuda17chain_tile_kernelIfEEvNS0_13TileArgumentsIT_EE
+    /*0000*/                   MOV R1, c[0x0][0x28] ;
+    /*0010*/                   ISETP.GE.AND P0, PT, R0, R2, PT ;
+    /*0020*/              @!P0 FFMA R3, R4, R5, R3 ;
+    /*0030*/                   FFMA R3, R4, R5, R3 ;
+    /*0040*/               @P0 BRA 0x60 ;
+    /*0050*/               @P1 BRA 0x20 ;
+    /*0060*/                   IADD3 R0, R0, 0x1, RZ ;
+    /*0070*/              @!P2 BRA 0x10 ;
+    /*0080*/                   EXIT ;
+    /*0090*/                   BRA 0x90;
+"""
+
+
+def test_the_innermost_loops_are_counted():
+    found = sass.loops(LISTING)
+    assert list(found) == ["chain_tile f32"]
+    (loop,) = found["chain_tile f32"]
+    assert loop == {"FFMA": 2, "BRA": 2}
+    assert sass.shortest(found["chain_tile f32"], "FFMA") == 4
+    assert sass.shortest([], "FFMA") is None
+
+
+def test_the_model_takes_what_was_counted():
+    counts = sweep.counted(sass.loops(LISTING), segment=2)
+    assert (counts.segment, counts.tiles[4].pair) == (2, 4)
+    assert counts.tiles[2] == model.Counts().tiles[2] and counts.bands == model.Counts().bands
