@@ -79,10 +79,11 @@ def sweep(args: argparse.Namespace) -> int:
         if not variant.failure and here and not args.predict:
             try:
                 row["measured"] = sweeping.measure(variant)
+                if cases := sweeping.wrong(row["measured"]):
+                    row["failure"] = f"wrong: {'; '.join(cases)}"
             except subprocess.CalledProcessError as error:
                 row["failure"] = f"failed: {str(error.stderr or error).strip()[-200:]}"
         wrong += bool(row["failure"]) and not variant.failure
-        wrong += any(case["error"] > 3e-2 for case in row.get("measured", {}).values())
         rows.append(row)
     (args.out / "sweep.json").write_text(json.dumps(rows, indent=1))
     print(table(rows))

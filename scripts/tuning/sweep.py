@@ -67,6 +67,10 @@ CASES = [
 ]
 
 
+# Relative 2-norm errors of chains against products in float32.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
+
+
 @dataclass
 class Variant:
     """One set of knobs and what became of it."""
@@ -201,3 +205,9 @@ def measure(variant: Variant) -> dict[str, Any]:
     asked = [plans.argument(chain) for chain in CASES]
     done = subprocess.run([program, *asked], check=True, capture_output=True, text=True)
     return {row["case"]: row for row in map(json.loads, done.stdout.splitlines())}
+
+
+def wrong(measured: dict[str, Any]) -> list[str]:
+    """The cases whose results are not those of products."""
+    limits = {plans.argument(chain): TOLERANCE[chain.dtype] for chain in CASES}
+    return [case for case, row in measured.items() if row["error"] > limits[case]]

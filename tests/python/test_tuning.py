@@ -177,3 +177,10 @@ def test_the_model_takes_what_was_counted():
     counts = sweep.counted(sass.loops(LISTING), segment=2)
     assert (counts.segment, counts.tiles[4].pair) == (2, 4)
     assert counts.tiles[2] == model.Counts().tiles[2] and counts.bands == model.Counts().bands
+
+
+def test_a_variant_that_computes_something_else_is_named():
+    right = {plans.argument(chain): {"error": 1e-7} for chain in sweep.CASES}
+    assert sweep.wrong(right) == []
+    case = plans.argument(sweep.CASES[0])
+    assert sweep.wrong({**right, case: {"error": 1e-3}}) == [case]
