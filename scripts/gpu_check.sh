@@ -7,7 +7,7 @@
 #   build      the package, the kernel tests, the sweep's programs, in build/gpu
 #   tests      the kernel tests, and all Python tests that run on CUDA
 #   sanitize   the kernel tests under compute-sanitizer: memcheck, racecheck, initcheck, synccheck
-#   sweep      variants of the kernels' knobs: resources and times of a few chains
+#   sweep      variants of the kernels' knobs: resources and times of a few chains; what ncu counts of them
 #   benchmark  one product, chains, rotations and layers beside every peer
 #   report     FOLDER/report.md anew from what the parts left; every part ends with it
 #
@@ -208,8 +208,23 @@ part_sanitize() {
 
 # ---- sweep
 
+# Time, instructions of warps and bytes of every launch, to be held against what the model says of them.
+counters() {
+  if ! command -v ncu >/dev/null; then
+    echo "ncu is neither on PATH nor in CUDA_HOME/bin; Nsight Compute brings it"
+    return 1
+  fi
+  local metrics=gpu__time_duration.sum,smsp__inst_executed.sum,dram__bytes.sum,lts__t_bytes.sum
+  local dtype
+  for dtype in float32 bfloat16; do
+    within ncu --clock-control none --metrics "$metrics" --csv --kernel-name 'regex:chain_tile|band|mix' \
+      build/tuning/variant0/kernel_benchmark --once "8,16384,128,cdil,3,$dtype,none" || return
+  done
+}
+
 part_sweep() {
   step sweep sweep within "$PYTHON" scripts/tune.py sweep --jobs "${MAX_JOBS:-$(nproc)}"
+  step sweep counters counters
   [ ! -e build/tuning/sweep.json ] || cp build/tuning/sweep.json "$out"
 }
 
@@ -267,6 +282,7 @@ part_report() {
     for file in "${files[@]}"; do cat "$file"; done
     for file in "${files[@]}"; do failures "$file"; done
     section "The knobs" sweep.log
+    section "Counters" counters.log
     for level in chain factor rotation layer; do
       section "Times, $level, bfloat16" "benchmark-$level-bfloat16.log"
       section "Times, $level, float32" "benchmark-$level-float32.log"

@@ -1,7 +1,8 @@
 // Times the chain kernels launch by launch, for the traits that this was compiled with, and checks
 // them against single products in float32. Torch-free.
 //
-//   kernel_benchmark B,N,D,PROTOCOL,K,DTYPE,RESIDUAL ..     (chain_case.h; float32 and bfloat16)
+//   kernel_benchmark [--once] B,N,D,PROTOCOL,K,DTYPE,RESIDUAL ..    (chain_case.h; float32,
+//   bfloat16)
 //
 // Prints one line of JSON a case: medians in microseconds with a cold L2 of every launch forward
 // and backward and of both products of one factor, and the relative 2-norm error of the chain.
@@ -26,7 +27,7 @@
 namespace paramixer::cuda {
 namespace {
 
-constexpr int kRounds = 20;
+int rounds = 20;  // 1 for a profiler, which repeats launches itself
 constexpr size_t kFlushBytes = size_t{256} << 20;  // beyond every L2
 
 void require(cudaError_t status, const char* what) {
@@ -185,8 +186,8 @@ double cold_microseconds(const Buffer<char>& flush, const std::function<void()>&
   cudaEvent_t begin, end;
   require(cudaEventCreate(&begin), "cudaEventCreate");
   require(cudaEventCreate(&end), "cudaEventCreate");
-  std::vector<float> times(kRounds);
-  run();
+  std::vector<float> times(rounds);
+  if (rounds > 1) run();
   for (float& milliseconds : times) {
     require(cudaMemsetAsync(flush.data(), 0, kFlushBytes, nullptr), "cudaMemsetAsync");
     cudaEventRecord(begin);
@@ -197,8 +198,8 @@ double cold_microseconds(const Buffer<char>& flush, const std::function<void()>&
   }
   cudaEventDestroy(begin);
   cudaEventDestroy(end);
-  std::nth_element(times.begin(), times.begin() + kRounds / 2, times.end());
-  return 1e3 * times[kRounds / 2];
+  std::nth_element(times.begin(), times.begin() + rounds / 2, times.end());
+  return 1e3 * times[rounds / 2];
 }
 
 // The chain as products in float32 of the same operands, without a residual.
@@ -278,6 +279,10 @@ int main(int count, char** arguments) {
   using namespace paramixer;
   const cuda::Buffer<char> flush(cuda::kFlushBytes);
   for (int a = 1; a < count; ++a) {
+    if (arguments[a] == std::string("--once")) {
+      cuda::rounds = 1;
+      continue;
+    }
     const cuda::Case c = cuda::parse_case(arguments[a]);
     std::printf("{");
     if (c.chain.dtype == DType::kFloat32) cuda::benchmark<float>(c, flush);

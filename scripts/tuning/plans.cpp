@@ -21,55 +21,72 @@ namespace {
 
 constexpr std::array kWays = {"product", "tiles", "bands"};
 
-// One launch: how its tiles lie on the rings, and its grid. A band's pass is a tile too.
+// How a launch covers the rings, and its grid.
+struct Grid {
+  int64_t rows = 0;   // of a tile
+  int64_t tiles = 0;  // of a ring
+  int64_t blocks = 0;
+  int threads = Traits::kThreads;
+  int64_t shared = 0;
+  int pairs = 0;   // of factors that go through registers together
+  int copies = 0;  // threads that copy the weights of one row
+};
+
+// Weights (B, N, M, K) as a layer writes them: how they are copied depends on it.
+ChainProblem sizes_and_strides(const Case& c) {
+  ChainProblem chain = detail::sizes_of(c.chain);
+  Problem& problem = chain.problem;
+  problem.batch_dims = 1;
+  problem.batch_sizes[0] = c.batch;
+  chain.weight_factor = problem.links;
+  problem.weight.column = 1;
+  problem.weight.row = chain.factors * chain.weight_factor;
+  problem.weight.batch[0] = problem.length * problem.weight.row;
+  return chain;
+}
+
+Grid tile_grid(const Case& c, Direction direction, const Sweep& sweep) {
+  const ChainProblem chain = sizes_and_strides(c);
+  const int bytes = element_bytes(c.chain.dtype);
+  const TileShape shape = tile_shape(direction, bytes, chain, sweep);
+  Grid grid{.rows = sweep.tile + 2 * sweep.halo,
+            .tiles = detail::ceil_div(sweep.ring, sweep.tile),
+            .blocks = shape.blocks,
+            .threads = shape.threads,
+            .shared = shape.memory.total()};
+  for (const Turn& turn : detail::make_turns(direction, chain, sweep, bytes)) {
+    const int elements = turn.factors * chain.problem.links;
+    const int pieces = turn.weight_bytes > 0 ? elements * bytes / turn.weight_bytes : elements;
+    grid.pairs += turn.factors == 2;
+    grid.copies += static_cast<int>(std::bit_ceil(static_cast<unsigned>(pieces)));
+  }
+  return grid;
+}
+
+Grid band_grid(const Case& c, const Sweep& sweep) {
+  BandPass pass;
+  make_band_pass(sizes_and_strides(c), c.chain.offsets, sweep.first, sweep.factors, pass);
+  const BandShape shape = band_shape(pass);
+  return {.rows = shape.rows,
+          .tiles = shape.tiles,
+          .blocks = shape.blocks,
+          .threads = shape.threads,
+          .shared = static_cast<int64_t>(shape.shared_bytes)};
+}
+
 void print_launch(const Case& c, Direction direction, const Sweep& sweep, bool last) {
   const Way way = way_of(sweep);
-  ChainProblem chain = detail::sizes_of(c.chain);
-  chain.problem.batch_dims = 1;
-  chain.problem.batch_sizes[0] = c.batch;
-  // Weights (B, N, M, K) as a layer writes them; how they are copied depends on it.
-  chain.weight_factor = chain.problem.links;
-  chain.problem.weight.column = 1;
-  chain.problem.weight.row = chain.factors * chain.weight_factor;
-  chain.problem.weight.batch[0] = chain.problem.length * chain.problem.weight.row;
-  int64_t rows = 0, tiles = 0, blocks = 0, shared = 0;
-  int threads = Traits::kThreads;
-  if (way == Way::kTiles) {
-    const TileShape shape = tile_shape(direction, element_bytes(c.chain.dtype), chain, sweep);
-    rows = sweep.tile + 2 * sweep.halo;
-    tiles = detail::ceil_div(sweep.ring, sweep.tile);
-    blocks = shape.blocks;
-    shared = shape.memory.total();
-    threads = shape.threads;
-  } else if (way == Way::kBands) {
-    BandPass pass;
-    make_band_pass(chain, c.chain.offsets, sweep.first, sweep.factors, pass);
-    const BandShape shape = band_shape(pass);
-    rows = shape.rows;
-    tiles = shape.tiles;
-    blocks = shape.blocks;
-    shared = static_cast<int64_t>(shape.shared_bytes);
-    threads = shape.threads;
-  }
-  // Pairs that go through registers together, and threads that copy the weights of one row.
-  int pairs = 0, copies = 0;
-  if (way == Way::kTiles) {
-    const int bytes = element_bytes(c.chain.dtype);
-    for (const Turn& turn : detail::make_turns(direction, chain, sweep, bytes)) {
-      const int elements = turn.factors * chain.problem.links;
-      const int pieces = turn.weight_bytes > 0 ? elements * bytes / turn.weight_bytes : elements;
-      pairs += turn.factors == 2;
-      copies += static_cast<int>(std::bit_ceil(static_cast<unsigned>(pieces)));
-    }
-  }
-  std::printf(
-      R"({"way": "%s", "first": %d, "factors": %d, "pairs": %d, "copies": %d, "ring": %lld, "classes": %lld, )"
-      R"("step": %lld, "tiles": %lld, "rows": %lld, "channels": %lld, "blocks": %lld, )"
-      R"("threads": %d, "shared": %lld})",
-      kWays[static_cast<size_t>(way)], sweep.first, sweep.factors, pairs, copies,
-      (long long)sweep.ring, (long long)sweep.classes, (long long)sweep.step, (long long)tiles,
-      (long long)rows, (long long)sweep.channels, (long long)blocks, threads, (long long)shared);
-  if (!last) std::printf(", ");
+  const Grid grid = way == Way::kTiles   ? tile_grid(c, direction, sweep)
+                    : way == Way::kBands ? band_grid(c, sweep)
+                                         : Grid{};
+  using Long = long long;
+  std::printf(R"({"way": "%s", "first": %d, "factors": %d, "ring": %lld, "channels": %lld, )",
+              kWays[static_cast<size_t>(way)], sweep.first, sweep.factors, Long{sweep.ring},
+              Long{sweep.channels});
+  std::printf(R"("rows": %lld, "tiles": %lld, "pairs": %d, "copies": %d, )", Long{grid.rows},
+              Long{grid.tiles}, grid.pairs, grid.copies);
+  std::printf(R"("blocks": %lld, "threads": %d, "shared": %lld}%s)", Long{grid.blocks},
+              grid.threads, Long{grid.shared}, last ? "" : ", ");
 }
 
 void print_plan(const char* name, const Case& c, Direction direction, bool training) {

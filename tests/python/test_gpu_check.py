@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 COPIED = ["gpu_check.sh", "environment.sh", "benchmarks/predictions.md"]
 STEPS = ["configure", "package", "kernel-tests", "kernels", "resources", "pytest"]
-STEPS += ["memcheck", "racecheck", "initcheck", "synccheck", "sweep"]
+STEPS += ["memcheck", "racecheck", "initcheck", "synccheck", "sweep", "counters"]
 STEPS += [
     f"benchmark-{level}-{dtype}"
     for level in ("chain", "factor", "rotation", "layer")
@@ -35,7 +35,7 @@ STUBS = {
           *paramixer.info*) echo "cuda kernels  usable on a GPU that is none (sm_90)" ;;
           *xdist*) exit 1 ;;
         esac""",
-    **dict.fromkeys(["ctest", "ninja", "nvcc", "compute-sanitizer", "kernel_test"], ""),
+    **dict.fromkeys(["ctest", "ninja", "nvcc", "compute-sanitizer", "ncu", "kernel_test"], ""),
 }
 
 
