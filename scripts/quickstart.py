@@ -74,7 +74,7 @@ def main() -> int:
     for name in FILES:  # those of an earlier run would pass for this one's
         (out / name).unlink(missing_ok=True)
     quiet_lightning()
-    record = train(settings(arguments.seed, arguments.epochs), out)
+    record = run(settings(arguments.seed, arguments.epochs), out)
     if record is None:
         console.print(f"Interrupted. What there is lies in {out}")
         return INTERRUPTED
@@ -140,10 +140,13 @@ def settings(seed: int, epochs: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def train(config: dict[str, dict[str, Any]], out: Path) -> dict[str, Any] | None:
-    """Trains, tests once what validation chose, draws and times; the record, None if interrupted.
+def run(config: dict[str, dict[str, Any]], out: Path) -> dict[str, Any] | None:
+    """Trains, tests once what validation chose, draws and times.
 
     Validated and kept are running averages of the weights.
+
+    Returns:
+        The record, or None when interrupted.
     """
     seed = config["model"]["seed"]
     seed_everything(seed, verbose=False)
@@ -193,7 +196,7 @@ def show_mixing(rows: list[dict[str, Any]]) -> None:
     """Prints the times of the two forms of the mixing chain."""
     times = {(row["peer"], row["operation"]): row["median_ms"] for row in rows}
     both = {peer: times[peer, "forward+backward"] for peer in FORMS}
-    table = Table("milliseconds (median)", *CHAIN.operations, title=str(CHAIN))
+    table = Table("milliseconds (median)", *CHAIN.operations, title=f"(B, N, D) = {CHAIN}")
     for peer, name in FORMS.items():
         table.add_row(name, *(f"{times[peer, operation]:.1f}" for operation in CHAIN.operations))
     console.print(table)

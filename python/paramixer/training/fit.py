@@ -28,7 +28,6 @@ class Curve(Callback):
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
-        self._start = time.perf_counter()
         self._before = 0.0  # seconds of the runs that this one continues
         self._samples, self._batches, self._trained = 0, 0, 0.0
 

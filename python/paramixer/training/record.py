@@ -54,13 +54,14 @@ class RunRecord(Callback):
 
     def update(self, trainer: Trainer, finished: bool, **more: Any) -> None:
         """Writes the record with what has been learned about the training, and more."""
-        speeds = [epoch["samples_per_second"] for epoch in self.curve.epochs]
+        epochs = self.curve.epochs
+        speeds = [epoch["samples_per_second"] for epoch in epochs]
         self.values["training"] = {
             "finished": finished,
-            "seconds": round(self.curve.seconds, 1),
+            "seconds": round(epochs[-1]["seconds"], 1) if epochs else 0.0,
             "samples_per_second": statistics.median(speeds) if speeds else None,
             "peak_memory_bytes": peak_memory(),
-            "epochs": self.curve.epochs,
+            "epochs": epochs,
         }
         self.values |= more
         if trainer.is_global_zero:
