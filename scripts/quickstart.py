@@ -129,6 +129,7 @@ def settings(seed: int, epochs: int) -> dict[str, dict[str, Any]]:
             "positions": "learned",
             "pooling": "flatten",
             "norm": True,
+            "dropout": 0.1,
             "learning_rate": 4e-3,
             "weight_decay": 0.05,
             "schedule": "cosine",
