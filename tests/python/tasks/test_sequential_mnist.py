@@ -76,19 +76,25 @@ def test_only_training_digits_are_distorted_anew_in_every_epoch(task, stores):
     assert (train[3].x - first).abs().max() > 0.05
     train.set_epoch(0)
     assert torch.equal(train[3].x, first)
+    several = train.__getitems__([5, 3])
+    assert several[1].y == y
+    torch.testing.assert_close(several[1].x, first)
     for part, same in zip(distorted.parts[1:], task.parts[1:], strict=True):
         assert torch.equal(part[3].x, same[3].x)
 
 
 def test_distort_without_draws_changes_nothing(task):
     x = task.test[0].x
-    torch.testing.assert_close(sequential_mnist.distort(x, [0.0] * 6), x, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        sequential_mnist.distort(x[None], torch.zeros(1, 6))[0], x, rtol=0, atol=1e-4
+    )
 
 
 def test_distort_moves_by_its_bound():
     image = torch.zeros(28, 28)
     image[14, 14] = 1
-    moved = sequential_mnist.distort(image.view(784, 1), [1, -1, 0, 0, 0, 0]).view(28, 28)
+    draws = torch.tensor([[1.0, -1, 0, 0, 0, 0]])
+    moved = sequential_mnist.distort(image.view(1, 784, 1), draws).view(28, 28)
     expected = torch.zeros(28, 28)
     expected[16, 12] = 1  # the picture moves against the places that are read
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-4)
@@ -97,7 +103,8 @@ def test_distort_moves_by_its_bound():
 def test_distort_turns_about_the_middle():
     image = torch.zeros(28, 28)
     image[14, 20:24] = 1
-    turned = sequential_mnist.distort(image.view(784, 1), [0, 0, 1, 0, 0, 0]).view(28, 28)
+    draws = torch.tensor([[0.0, 0, 1, 0, 0, 0]])
+    turned = sequential_mnist.distort(image.view(1, 784, 1), draws).view(28, 28)
     rows, columns = torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij")
     middles = [
         torch.stack([((x * axis).sum() / x.sum()) - 13.5 for axis in (rows, columns)])
