@@ -18,6 +18,7 @@
 
 #include "core/problem.h"
 #include "launch_shape.h"
+#include "traits.h"
 
 namespace paramixer::cuda {
 
@@ -49,12 +50,13 @@ struct BandTraits {
   static constexpr int kTaps = 2 * kBandReach + 1;
 
   // A tile: at most kRows rows of a class, always a power of two, and kChannels channels.
-  static constexpr int kRows = 512;
+  static constexpr int kRows = BandKnobs::kRows;
   static constexpr int kChannels = 64;
   static constexpr int kRowChunks = kChannels / 8;  // of 16 bytes
-  static constexpr int kThreads = 256;
+  static constexpr int kThreads = BandKnobs::kThreads;
   static constexpr int kWarps = kThreads / cuda::Traits::kWarp;
-  static constexpr int kBlocksPerSM = kLinks <= 5 ? 2 : 1;
+  static constexpr int kBlocksPerSM =
+      kLinks <= 5 ? BandKnobs::kBlocksPerSM : BandKnobs::kBlocksPerSMOfMany;
 
   // mma.m16n8k16: a warp multiplies 16 rows of the band with a window of 16 kSteps rows of the
   // tile, which begins kMargin rows before the first of them.

@@ -1,4 +1,5 @@
-// The compile-time numbers of the CUDA kernels. Torch-free and CUDA-free.
+// The compile-time numbers of the CUDA kernels, all that there is to tune (scripts/tune.py sweep).
+// Torch-free and CUDA-free.
 #pragma once
 
 #include <cstdint>
@@ -46,6 +47,16 @@ struct TileTraits {
   // Of a launch; its offsets travel in the kernel's parameters.
   static constexpr int kMostFactors = 16;
   static constexpr int kMostOffsets = 256;
+};
+
+// Of the kernels that take a tile through composed bands (BandTraits in band_pass.h).
+struct BandKnobs {
+  static constexpr int kThreads = 256;
+  // Of a tile, a power of two.
+  static constexpr int kRows = 512;
+  // Up to five links, and more, of which blocks keep more in shared memory.
+  static constexpr int kBlocksPerSM = 2;
+  static constexpr int kBlocksPerSMOfMany = 1;
 };
 
 static_assert(TileTraits::kThreads % Traits::kWarp == 0 && TileTraits::kThreads <= 1024);

@@ -12,6 +12,7 @@ python -m pip install -q "torch==$torch" numpy cmake ninja "setuptools>=77" whee
 wheels=$(mktemp -d)
 python -m pip wheel -q --no-build-isolation --no-deps -w "$wheels" .
 python -m pip install -q --no-deps --force-reinstall "$wheels"/paramixer-*.whl
+python -m pip install -q "$(echo "$wheels"/paramixer-*.whl)[factorize]"
 rm -r "$wheels"
 build=$(build_tree python)
 cmake -S . -B "$build" -DPARAMIXER_TESTS=ON | grep paramixer:

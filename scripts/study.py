@@ -45,7 +45,7 @@ HERE = Path(__file__).parent
 try:
     import yaml
     from lightning import Callback, LightningModule, Trainer, seed_everything
-    from paramixer.training import data_for, learner_for
+    from paramixer.training import data_for, learner_for, quiet_lightning
 except ModuleNotFoundError as error:
     sys.exit(f"study: the package {error.name} is missing. Run: pip install paramixer[train]")
 except ImportError as error:
@@ -215,7 +215,7 @@ def train(run: Run, runs: Path, script: dict[str, Any]) -> None:
     with (folder / "log.txt").open("a") as log:
         for shown in (1, 2):  # also what is said of an error at the end of the process
             os.dup2(log.fileno(), shown)
-    script["quiet_libraries"]()
+    quiet_lightning()
     plan = folder.with_suffix(".yaml")
     if not plan.exists():
         seconds, batches = measure(run)

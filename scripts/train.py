@@ -16,13 +16,11 @@ Ctrl-C leaves last.ckpt; the same command with `--resume true` goes on, also aft
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,36 +28,35 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see scripts/quickstart.py
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of what Lightning calls
 
 try:
-    import torch
     from lightning import seed_everything
-    from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
     from lightning.pytorch.loggers import TensorBoardLogger
     from lightning.pytorch.utilities import rank_zero_only
     from paramixer.training import (
+        INTERRUPTED,
+        BestCheckpoint,
         Curve,
         EpochLines,
         LastCheckpoint,
         Progress,
         RunRecord,
         data_for,
-        evaluate,
+        evaluate_best,
         fit,
         learner_for,
+        quiet_lightning,
         read_records,
-        reference_rows,
+        show_record,
         start_record,
         summarize,
         write_json,
     )
     from rich.console import Console
-    from rich.table import Table
 except ModuleNotFoundError as error:
     sys.exit(f"train: the package {error.name} is missing. Run: pip install paramixer[train]")
 except ImportError as error:
     sys.exit(f"train: {error}")
 
-INTERRUPTED = 130  # what a shell reports for Ctrl-C
 LEFT_BEHIND = ("record.json", "best.ckpt", "last.ckpt")
 
 console = Console()
@@ -131,14 +128,7 @@ class TrainCli(LightningCLI):
         record = start_record(self.datamodule.task, self.name, self.config_dump, seed)
         curve = Curve()
         self.record = RunRecord(self.folder, curve, record)
-        self.best = ModelCheckpoint(
-            self.folder,
-            filename="best",
-            monitor="validation_accuracy",
-            mode="max",
-            enable_version_counter=False,
-            save_on_train_epoch_end=False,
-        )
+        self.best = BestCheckpoint(self.folder)
         callbacks = [
             curve,
             Progress(curve) if console.is_terminal else EpochLines(curve),
@@ -161,13 +151,10 @@ class TrainCli(LightningCLI):
             again = shlex.join([*_command(), "--resume", "true"])
             _say(f"Interrupted. What there is lies in {self.folder}. To go on: {again}")
             sys.exit(INTERRUPTED)
-        best = torch.load(self.best.best_model_path, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(best["state_dict"])
-        chosen = {"epoch": best["epoch"] + 1, "by": self.best.monitor}
-        result = evaluate(self.trainer, self.model, self.datamodule)
-        self.record.update(self.trainer, finished=True, chosen=chosen, test=result)
+        result = evaluate_best(self.trainer, self.model, self.datamodule, self.best)
+        self.record.update(self.trainer, finished=True, **result)
         if self.trainer.is_global_zero:
-            show_run(self.record.values)
+            show_record(self.record.values, console)
             _say(f"Record, checkpoints and pictures: {self.folder}")
 
     def _train(self) -> bool:
@@ -189,7 +176,7 @@ class TrainCli(LightningCLI):
 
 def main() -> None:
     """Runs the command line."""
-    quiet_libraries()
+    quiet_lightning()
     TrainCli(
         learner_for,
         data_for,
@@ -206,44 +193,10 @@ def main() -> None:
     )
 
 
-def quiet_libraries() -> None:
-    """Leaves the screen to the progress bar and the results."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers", ".*exists and is not empty", ".*LeafSpec"):
-        warnings.filterwarnings("ignore", message=message)
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval")
-
-
 def is_out_of_memory(error: Exception) -> bool:
     """Whether PyTorch or Python says so, on any device."""
     words = ("can't allocate memory", "out of memory")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
-
-
-def show_run(record: dict[str, Any]) -> None:
-    """Prints the test accuracy between floors and published results."""
-    test, training, task = record["test"], record["training"], record["task"]
-    low, high = test["interval"]
-    table = Table(title=f"{task['name']} ({task['variant']}), N = {task['length']}: test accuracy")
-    table.add_column("method")
-    table.add_column("%", justify="right")
-    table.add_column("remark")
-    rows = [(row.name, row.accuracy, row.remark, "") for row in reference_rows(task)]
-    remark = f"95 % interval {100 * low:.2f} to {100 * high:.2f}, {test['count']:,} answers"
-    rows.append((f"{record['model']} (this run)", 100 * test["accuracy"], remark, "bold"))
-    for name, accuracy, remark, style in sorted(rows, key=lambda row: row[1]):
-        table.add_row(name, f"{accuracy:.2f}", remark, style=style)
-    console.print(table)
-    if task["validation_is_test"]:
-        console.print("Validation is the test part here: this number is no estimate for new data.")
-    if "roc_auc" in test:
-        console.print(f"area under the ROC curve {100 * test['roc_auc']:.2f} %")
-    console.print(
-        f"{record['parameters']:,} parameters, best of {len(training['epochs'])} epochs: "
-        f"{record['chosen']['epoch']}, {training['seconds']:.0f} s, "
-        f"{training['samples_per_second']:.1f} samples/s"
-    )
 
 
 def _run_each(seeds: list[int], out: Path, resume: bool) -> int:

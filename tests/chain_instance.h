@@ -106,6 +106,14 @@ class ChainInstance {
     return chain;
   }
 
+  // Calls body(tensor) for every tensor that a problem points to, but for the dots.
+  template <typename Body>
+  void for_each_tensor(const Body& body) {
+    for (Tensor<T>* tensor : {&weight_, &value_, &grad_, &result_, &temporary_}) body(*tensor);
+    for (auto& [count, state] : kept_) body(state);
+  }
+  std::vector<float>& dots() { return dots_; }
+
   void poison() {
     for (Tensor<T>* state : {&result_, &temporary_}) testing::poison(state->storage);
     std::fill(dots_.begin(), dots_.end(), NAN);

@@ -10,6 +10,9 @@
 // the state between the factors in registers: per row one load, one store and six multiply-adds.
 // Scratch holds accumulators (float, or double): 16-bit values are widened when read and rounded
 // once, at the end of the chain, both by the pairs themselves.
+//
+// A team of threads takes a task together: while the ring is whole they share its rows, from then
+// on the classes. A row is computed the same way whoever does it.
 
 #pragma once
 
@@ -38,6 +41,16 @@ constexpr int64_t kNearRows = 64;
 template <typename A, int L>
 constexpr int kRingRows = kVectorBytes == 64 ? 4 : kRowsAtOnce<A, L>;
 
+// A team shares rings of at least so many rows, in parts of whole groups of rows: whatever goes
+// along a ring by tiles takes the same tiles in parts.
+constexpr int64_t kSharedRing = 256;
+constexpr int64_t kSharedGroup = 32;
+
+struct RowPart {
+  int64_t begin;
+  int64_t end;
+};
+
 // Rows r, r + step, r + 2 step, .. (mod N).
 struct Walk {
   int64_t position;
@@ -48,6 +61,10 @@ struct Walk {
     const int64_t here = position;
     position = wrap(position + step, length);
     return here;
+  }
+  PARAMIXER_INLINE Walk after(int64_t rows) const {
+    const auto ahead = static_cast<__int128>(rows) * step + position;
+    return {static_cast<int64_t>(ahead % length), step, length};
   }
 };
 
@@ -176,7 +193,7 @@ PARAMIXER_INLINE void pair_of_four(Rows<const From> input, const RingWeights<A>&
 
 template <bool kPrevious, bool kStream, int L, typename A, typename From, typename To>
 PARAMIXER_INLINE void pair_block(Rows<const From> input, const RingWeights<A>& weights,
-                                 int64_t ring, Target<To> target, int64_t channel) {
+                                 int64_t ring, RowPart part, Target<To> target, int64_t channel) {
   if (ring == 4) return pair_of_four<kPrevious, kStream, L>(input, weights, target, channel);
   const auto wrapped = [ring](int64_t p) {
     while (p < 0) p += ring;
@@ -189,19 +206,19 @@ PARAMIXER_INLINE void pair_block(Rows<const From> input, const RingWeights<A>& w
     return three_links<kPrevious>(weight(p), read_block<A, L>(from(p)),
                                   read_block<A, L>(from(p + 1)), read_block<A, L>(from(p - 1)));
   };
-  PairState<Lanes<A, L>> s = {read_block<A, L>(from(1)),
-                              read_block<A, L>(from(2)),
-                              middle(-2),
-                              middle(-1),
-                              middle(0),
-                              middle(1)};
-  int64_t p = 0;
+  int64_t p = part.begin;
+  PairState<Lanes<A, L>> s = {read_block<A, L>(from(p + 1)),
+                              read_block<A, L>(from(p + 2)),
+                              middle(p - 2),
+                              middle(p - 1),
+                              middle(p),
+                              middle(p + 1)};
   if (!target.walks) {
-    const From* x = input.at(3) + channel;
-    const A* second = weights.data;
+    const From* x = input.at(p + 3) + channel;
+    const A* second = weights.data + p * weights.row;
     const A* first = second + 2 * weights.row;
     To* to[4];
-    for (int k = 0; k < 4; ++k) to[k] = target.row[k] + channel;
+    for (int k = 0; k < 4; ++k) to[k] = target.at(p + k) + channel;
     const auto step = [&](auto& previous, auto& row, auto& far, auto& near,
                           To*& to) PARAMIXER_INLINE_LAMBDA {
       pair_step<kPrevious, kStream>(previous, row, far, near, x, first, second, to);
@@ -210,7 +227,7 @@ PARAMIXER_INLINE void pair_block(Rows<const From> input, const RingWeights<A>& w
       second += weights.row;
       to += target.advance;
     };
-    for (; p + 6 < ring; p += 4) {
+    for (; p + 4 <= part.end && p + 6 < ring; p += 4) {
       if (ring >= kFarRing) {
         for (int k = 0; k < 4; ++k) {
           prefetch<false>(x + (kRowsAhead + k) * input.row, L);
@@ -225,11 +242,11 @@ PARAMIXER_INLINE void pair_block(Rows<const From> input, const RingWeights<A>& w
     }
   }
   alignas(kVectorBytes) To surplus[L];  // rows past the end of the ring
-  for (; p < ring; p += 4) {
+  for (; p < part.end; p += 4) {
     const auto step = [&](auto& previous, auto& row, auto& far, auto& near,
                           int64_t p) PARAMIXER_INLINE_LAMBDA {
       pair_step<kPrevious, kStream>(previous, row, far, near, from(p + 3), weight(p + 2), weight(p),
-                                    p < ring ? target.at(p) + channel : surplus);
+                                    p < part.end ? target.at(p) + channel : surplus);
     };
     step(s.x1, s.x2, s.y0, s.y2, p);
     step(s.x2, s.x1, s.y1, s.y3, p + 1);
@@ -266,14 +283,14 @@ class FarLinks {
   int count_ = 0;
 };
 
-// One factor, or its transpose, times the rows of a ring; `plus` is added where it is given.
+// Rows of one factor, or its transpose, times a ring; `plus` is added where it is given.
 template <bool kStream, typename A>
 void gather_ring(Direction direction, Rows<const A> input, const RingWeights<A>& weights,
-                 const int64_t* offsets, int links, int64_t ring, int64_t width, Target<A> target,
-                 Rows<const A> plus) {
+                 const int64_t* offsets, int links, int64_t ring, RowPart part, int64_t width,
+                 Target<A> target, Rows<const A> plus) {
   Stretch stretch;
-  for (int64_t begin = 0; begin < ring; begin = stretch.end) {
-    find_stretch(offsets, links, ring, direction, begin, ring, stretch);
+  for (int64_t begin = part.begin; begin < part.end; begin = stretch.end) {
+    find_stretch(offsets, links, ring, direction, begin, part.end, stretch);
     Gather<A> gather(weights.data + begin * weights.row, weights.row, input.at(begin), input.row,
                      links);
     if (plus.data != nullptr) gather.plus = plus.at(begin), gather.plus_row = plus.row;
@@ -328,6 +345,7 @@ struct ChannelTask {
   int64_t span;        // those of them that are computed
   bool in_place;       // operands are what the kernels take, else they go by way of scratch
   A* packed;           // room for the weights of one sweep over one ring
+  const Team* team;    // null: this thread alone
   int near_sweep = 0;  // the first one on rings of at most kNearRows
   A* copied_value = nullptr;
   A* copied_result = nullptr;
@@ -345,8 +363,8 @@ struct ChannelTask {
         row(scratch_row<A>(task.width)),
         span(pass == Pass::kForward ? width : (width + kWidest<A> - 1) / kWidest<A> * kWidest<A>),
         in_place(holds_accumulators() && span == width),
-        packed(scratch) {
-    scratch += scratch_row<A>(problem.length * 2 * problem.links);
+        packed(take_packed(scratch, problem.length)),
+        team(task.team) {
     if (in_place) {
       value = {operand<const A>(problem.value), problem.value.row};
     } else {
@@ -360,7 +378,35 @@ struct ChannelTask {
       ++near_sweep;
   }
 
+  A* take_packed(A*& scratch, int64_t ring) const {
+    A* const room = scratch;
+    scratch += scratch_row<A>(ring * 2 * problem.links);
+    return room;
+  }
+
   bool holds_accumulators() const { return dtype == DType::kFloat64 || dtype == DType::kFloat32; }
+
+  // Calls body(i, scratch) for every i in [0, count) on the threads of the team.
+  template <typename Body>
+  void on_team(int64_t count, const Body& body) const {
+    const auto part = [](const void* work, int64_t i, void* scratch) {
+      (*static_cast<const Body*>(work))(i, static_cast<A*>(scratch));
+      stream_fence();
+    };
+    team->each(*team, count, part, &body);
+  }
+
+  // Calls body(part, scratch) for the rows of a ring, all of them or what each thread takes. Only a
+  // thread of a team gets scratch.
+  template <typename Body>
+  void share_rows(int64_t ring, const Body& body) const {
+    if (team == nullptr || ring < kSharedRing) return body(RowPart{0, ring}, nullptr);
+    const int64_t groups = (ring + kSharedGroup - 1) / kSharedGroup;
+    const int64_t rows = (groups + team->threads - 1) / team->threads * kSharedGroup;
+    on_team((ring + rows - 1) / rows, [&](int64_t i, A* scratch) {
+      body(RowPart{i * rows, ring < (i + 1) * rows ? ring : (i + 1) * rows}, scratch);
+    });
+  }
 
   template <typename Element>
   Element* operand(const Operand& operand) const {
@@ -381,21 +427,30 @@ struct ChannelTask {
     });
   }
 
+  // The same for a whole ring.
+  void copy_ring(const Operand& source, const Walk& walk, int64_t ring, A* to) const {
+    share_rows(ring, [&](RowPart part, A*) {
+      copy_rows(source, walk.after(part.begin), part.end - part.begin, to + part.begin * row);
+    });
+  }
+
   // Widens V into scratch.
   void copy_value() const {
-    copy_rows(problem.value, {0, 1 % problem.length, problem.length}, problem.length, copied_value);
+    copy_ring(problem.value, {0, 1 % problem.length, problem.length}, problem.length, copied_value);
   }
 
   // Rounds a result that was computed in scratch.
   void round_result() const {
     with_storage<A>(dtype, [&]<typename T>() {
       T* to = operand<T>(problem.result);
-      for (int64_t p = 0; p < problem.length; ++p) {
-        over_channels<kWidest<A>>(width, [&]<int L>(int64_t c) PARAMIXER_INLINE_LAMBDA {
-          write_block<false>(to + p * problem.result.row + c,
-                             read_block<A, L>(copied_result + p * row + c));
-        });
-      }
+      share_rows(problem.length, [&](RowPart part, A*) {
+        for (int64_t p = part.begin; p < part.end; ++p) {
+          over_channels<kWidest<A>>(width, [&]<int L>(int64_t c) PARAMIXER_INLINE_LAMBDA {
+            write_block<false>(to + p * problem.result.row + c,
+                               read_block<A, L>(copied_result + p * row + c));
+          });
+        }
+      });
     });
   }
 
@@ -473,16 +528,19 @@ struct ChannelTask {
     with_storage<A>(dtype, [&]<typename T>() {
       const T* data = static_cast<const T*>(weight.data) + weight_offset(sweep);
       const int64_t ahead = kRowsAhead * sweep.step * weight.row;
-      Walk walk = {r, sweep.step, problem.length};
-      for (int64_t p = 0; p < sweep.ring; ++p, to += pitch) {
-        const T* from = data + walk.next() * weight.row;
-        if (sweep.ring >= kFarRing) prefetch<false>(from + ahead, count);
-        if (in_order) {
-          copy_pair_row(to, from);
-        } else {
-          for (int k = 0; k < count; ++k) to[k] = widen(from[column[k]]);
+      share_rows(sweep.ring, [&](RowPart part, A*) {
+        Walk walk = Walk{r, sweep.step, problem.length}.after(part.begin);
+        for (int64_t p = part.begin; p < part.end; ++p) {
+          A* const row = to + p * pitch;
+          const T* from = data + walk.next() * weight.row;
+          if (sweep.ring >= kFarRing) prefetch<false>(from + ahead, count);
+          if (in_order) {
+            copy_pair_row(row, from);
+          } else {
+            for (int k = 0; k < count; ++k) row[k] = widen(from[column[k]]);
+          }
         }
-      }
+      });
     });
   }
 
@@ -521,23 +579,33 @@ struct ChannelTask {
   }
 
   // One sweep over the ring r: V_m, or V_{m+1} for a pair, from V_{m-1}. Pairs alone take storage
-  // types.
+  // types. Rows that a walk leads to can only be written in order, by one thread.
   template <bool kStream, typename From, typename To>
   void apply(const Sweep& sweep, const RingWeights<A>& ring_weights, Rows<const From> input,
              const Target<To>& to) const {
+    const auto apply_to = [&](RowPart part, A*) {
+      apply_rows<kStream>(sweep, ring_weights, input, part, to);
+    };
+    if (to.walks) return apply_to({0, sweep.ring}, nullptr);
+    share_rows(sweep.ring, apply_to);
+  }
+
+  template <bool kStream, typename From, typename To>
+  void apply_rows(const Sweep& sweep, const RingWeights<A>& ring_weights, Rows<const From> input,
+                  RowPart part, const Target<To>& to) const {
     const bool previous = chain.residual == Residual::kPrevious;
     if (sweep.factors == 2) {
       return over_channels<kSlide<A>>(span, [&]<int L>(int64_t c) PARAMIXER_INLINE_LAMBDA {
         if (previous) {
-          pair_block<true, kStream, L>(input, ring_weights, sweep.ring, to, c);
+          pair_block<true, kStream, L>(input, ring_weights, sweep.ring, part, to, c);
         } else {
-          pair_block<false, kStream, L>(input, ring_weights, sweep.ring, to, c);
+          pair_block<false, kStream, L>(input, ring_weights, sweep.ring, part, to, c);
         }
       });
     }
     if constexpr (std::is_same_v<From, A> && std::is_same_v<To, A>) {
       gather_ring<kStream>(Direction::kForward, input, ring_weights, sweep.offsets, problem.links,
-                           sweep.ring, span, to, previous ? input : initial);
+                           sweep.ring, part, span, to, previous ? input : initial);
     }
   }
 };
@@ -586,9 +654,19 @@ struct ForwardTask : ChannelTask<A> {
     const Deal& deal = sweep.deal;
     const int64_t size = deal.rows * row;
     this->template apply<false>(sweep, weights, input, this->dealt_rows(here, deal, size));
-    for (int64_t c = 0; c < deal.classes; ++c) {
+    const auto run_class = [&](const ForwardTask& task, int64_t c, A* other) {
       A* const rows = here + c * size;
-      run(s + 1, r + c * sweep.step, Rows<const A>{rows, row}, other, rows);
+      task.run(s + 1, r + c * sweep.step, Rows<const A>{rows, row}, other, rows);
+    };
+    if (this->team == nullptr || deal.classes == 1) {
+      for (int64_t c = 0; c < deal.classes; ++c) run_class(*this, c, other);
+    } else {
+      this->on_team(deal.classes, [&](int64_t c, A* scratch) {
+        ForwardTask alone = *this;
+        alone.team = nullptr;
+        alone.packed = this->take_packed(scratch, deal.rows);
+        run_class(alone, c, scratch);
+      });
     }
   }
 

@@ -271,6 +271,23 @@ struct BackwardTask : ChannelTask<A> {
     return first;
   }
 
+  void take_tile(A*& free) {
+    for (A** part : {&tile.value, &tile.grad, &tile.middle, &tile.middle_grad}) {
+      *part = take(free, kTileRows);
+    }
+    tile.dots = free;
+    free += kTileRows * kPairRow;
+  }
+
+  // This task as one thread of the team takes a part of it, rings of at most `ring` rows.
+  BackwardTask member(A*& free, int64_t ring) const {
+    BackwardTask alone = *this;
+    alone.team = nullptr;
+    alone.packed = this->take_packed(free, ring);
+    alone.take_tile(free);
+    return alone;
+  }
+
   // Copies the ends of a ring to where the ring goes on.
   void close(A* data, int64_t ring) const {
     for (int64_t p = 1; p <= kHalo; ++p) {
@@ -334,6 +351,8 @@ struct BackwardTask : ChannelTask<A> {
     }
   }
 
+  static_assert(kSharedGroup % kTileRows == 0);
+
   // What a pair reads and writes for the tile at p.
   PARAMIXER_INLINE void prefetch_tile(const Sweep& sweep, Target<A> source, Rows<const A> input,
                                       Target<A> target, Walk walk, int64_t p) const {
@@ -349,12 +368,12 @@ struct BackwardTask : ChannelTask<A> {
 
   // `source` is where the sweeps after this one have left the gradient of its result, if any.
   void pair(const Sweep& sweep, int64_t r, const RingWeights<A>& weights, Target<A> source,
-            Rows<const A> input, bool has_halo, Target<A> target) const {
+            Rows<const A> input, bool has_halo, RowPart part, Target<A> target) const {
     const int64_t ring = sweep.ring;
     const bool is_last = source.row[0] == nullptr;
-    Walk walk = {r, sweep.step, problem.length};
-    for (int64_t p = 0; p < ring; p += kTileRows) {
-      const int64_t rows = ring - p < kTileRows ? ring - p : kTileRows;
+    Walk walk = Walk{r, sweep.step, problem.length}.after(part.begin);
+    for (int64_t p = part.begin; p < part.end; p += kTileRows) {
+      const int64_t rows = part.end - p < kTileRows ? part.end - p : kTileRows;
       const A* const value = has_halo ? input.at(p) : tile.value;
       if (ring >= kFarRing) {
         Walk ahead = walk;
@@ -412,30 +431,40 @@ struct BackwardTask : ChannelTask<A> {
   }
 
   // One factor with any links.
-  void factor(const Sweep& sweep, int64_t r, A* grad, Rows<const A> input,
+  void factor(const Sweep& sweep, int64_t r, const A* grad, Rows<const A> input,
               const Target<A>& target) const {
+    // Packed, as the transpose reads every row of weights once for each link.
+    this->pack_weights(sweep, r, this->packed, problem.links);
+    const auto gradients_of = [&](RowPart part, A*) {
+      factor_rows(sweep, r, grad, input, part, target);
+    };
+    if (target.walks) return gradients_of({0, sweep.ring}, nullptr);
+    this->share_rows(sweep.ring, gradients_of);
+  }
+
+  void factor_rows(const Sweep& sweep, int64_t r, const A* grad, Rows<const A> input, RowPart part,
+                   const Target<A>& target) const {
     Rows<const A> plus = {};
     if (chain.residual == Residual::kPrevious) plus = {grad, row};
     if (initial_grad != nullptr) {
-      for (int64_t e = 0; e < sweep.ring * row; ++e) initial_grad[e] += grad[e];
+      for (int64_t e = part.begin * row; e < part.end * row; ++e) initial_grad[e] += grad[e];
       if (sweep.first == 0) plus = {initial_grad, row};
     }
-    // Packed, as the transpose reads every row of weights once for each link.
-    this->pack_weights(sweep, r, this->packed, problem.links);
     const RingWeights<A> weights = {this->packed, problem.links, 1};
     gather_ring<false>(Direction::kTransposed, Rows<const A>{grad, row}, weights, sweep.offsets,
-                       problem.links, sweep.ring, span, target, plus);
-    factor_dots(sweep, r, grad, input);
+                       problem.links, sweep.ring, part, span, target, plus);
+    factor_dots(sweep, r, grad, input, part);
   }
 
-  void factor_dots(const Sweep& sweep, int64_t r, const A* grad, Rows<const A> input) const {
+  void factor_dots(const Sweep& sweep, int64_t r, const A* grad, Rows<const A> input,
+                   RowPart part) const {
     A* const first = dots + sweep.first * chain.dots_factor;
     const int64_t ahead = kRowsAhead * sweep.step * problem.dots.row;
-    Walk walk = {r, sweep.step, problem.length};
+    Walk walk = Walk{r, sweep.step, problem.length}.after(part.begin);
     Stretch stretch;
     int64_t distance[kMaxLinks];
-    for (int64_t begin = 0; begin < sweep.ring; begin = stretch.end) {
-      find_stretch(sweep.offsets, problem.links, sweep.ring, Direction::kForward, begin, sweep.ring,
+    for (int64_t begin = part.begin; begin < part.end; begin = stretch.end) {
+      find_stretch(sweep.offsets, problem.links, sweep.ring, Direction::kForward, begin, part.end,
                    stretch);
       for (int k = 0; k < problem.links; ++k) distance[k] = stretch.shift[k] * input.row;
       const FarLinks far_links(stretch, problem.links, sweep.ring, input.row);
@@ -466,7 +495,7 @@ struct BackwardTask : ChannelTask<A> {
     if (ends_in_four(s)) return pair_of_four(sweep, r, input, target);
     if (sweep.factors == 1) {
       if (is_last) {
-        this->copy_rows(problem.grad, {r, sweep.step, problem.length}, sweep.ring, gradients.here);
+        this->copy_ring(problem.grad, {r, sweep.step, problem.length}, sweep.ring, gradients.here);
       } else {
         run_classes(s, r, this->weights(sweep, r), input, gradients, free);
       }
@@ -476,7 +505,15 @@ struct BackwardTask : ChannelTask<A> {
     free += (sweep.ring + 2 * kHalo) * kPairRow;
     Target<A> source = {};
     if (!is_last) source = run_classes(s, r, weights, input, gradients, free);
-    pair(sweep, r, weights, source, input, s > 0, target);
+    if (s > 0) return pair(sweep, r, weights, source, input, true, {0, sweep.ring}, target);
+    // The first sweep writes over nothing that it reads, so a team can share its rows.
+    this->share_rows(sweep.ring, [&](RowPart part, A* scratch) {
+      const auto whole = [&](const BackwardTask& task) {
+        task.pair(sweep, r, weights, source, input, false, part, target);
+      };
+      if (scratch == nullptr) return whole(*this);
+      whole(member(scratch, 0));
+    });
   }
 
   // Sweep s and, for each class of its result, all that follow; returns where they have left the
@@ -491,19 +528,27 @@ struct BackwardTask : ChannelTask<A> {
     const int64_t size = scratch_ring(deal.rows, row), ahead = kHalo * row;
     A* const states = take(free, deal.rows);
     free += (deal.classes - 1) * size;
-    Gradients next = {gradients.next, gradients.here};
-    if (deal.classes > 1 && has_singles) {
-      next.here = take(free, deal.rows);
-      next.next = take(free, deal.rows);
-    }
     this->template apply<false>(sweep, weights, input, this->dealt_rows(states, deal, size));
-    for (int64_t c = 0; c < deal.classes; ++c) {
+    const auto run_class = [&](const BackwardTask& task, int64_t c, A* free) {
       A* const state = states + c * size;
       if (next_is_pair && !ends_in_four(s + 1)) close(state, deal.rows);
-      run(s + 1, r + c * sweep.step, Rows<const A>{state, row},
-          over_input ? this->rows_in_order(state - ahead, deal.rows)
-                     : this->rows_of(gradients.here, row, c, deal.deal, deal.rows, sweep.ring),
-          next, free);
+      Gradients next = {gradients.next, gradients.here};
+      if (deal.classes > 1 && has_singles) {
+        next.here = take(free, deal.rows);
+        next.next = take(free, deal.rows);
+      }
+      task.run(s + 1, r + c * sweep.step, Rows<const A>{state, row},
+               over_input ? this->rows_in_order(state - ahead, deal.rows)
+                          : this->rows_of(gradients.here, row, c, deal.deal, deal.rows, sweep.ring),
+               next, free);
+    };
+    if (this->team == nullptr || deal.classes == 1) {
+      for (int64_t c = 0; c < deal.classes; ++c) run_class(*this, c, free);
+    } else {
+      this->on_team(deal.classes, [&](int64_t c, A* scratch) {
+        const BackwardTask alone = member(scratch, deal.rows);
+        run_class(alone, c, scratch);
+      });
     }
     return over_input ? this->dealt_rows(states - ahead, deal, size)
                       : this->rows_in_order(gradients.here, sweep.ring);
@@ -522,11 +567,7 @@ void chain_backward(const ChainProblem& chain, const ChainTask& channels, bool, 
     free += problem.length * task.row;
     __builtin_memset(task.initial_grad, 0, problem.length * task.row * sizeof(A));
   }
-  for (A** part : {&task.tile.value, &task.tile.grad, &task.tile.middle, &task.tile.middle_grad}) {
-    *part = task.take(free, kTileRows);
-  }
-  task.tile.dots = free;
-  free += kTileRows * kPairRow;
+  task.take_tile(free);
   typename BackwardTask<A>::Gradients gradients = {};
   if (task.has_singles) {
     gradients.here = task.take(free, problem.length);

@@ -1,5 +1,6 @@
 // The CPU key of mix_chain: batch items and groups of channels are shared over threads, each task
-// takes its channels through the whole chain.
+// takes its channels through the whole chain. Where batch items are few, all threads take one
+// together.
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -26,6 +27,9 @@ namespace {
 // Rings of rows of kMostRowBytes that leave no room in the last-level cache for those of other
 // threads.
 constexpr int64_t kLongRingBytes = int64_t{8} << 20;
+
+// Rows that a thread of a team takes at least: fewer cost less than to share them.
+constexpr int64_t kTeamRows = 512;
 
 // ---- Plans, which chains of one shape share
 
@@ -100,37 +104,47 @@ class Chain {
   void run() {
     const Problem& problem = chain_.problem;
     const int64_t batches = batch_count(problem);
-    const int64_t width = group_width(batches);
+    const bool in_teams = 2 * batches <= std::min<int64_t>(at::get_num_threads(), team_size());
+    const int64_t width = group_width(batches, in_teams);
     const int64_t groups = (problem.channels + width - 1) / width;
     const ChainKernel kernel = selected_instruction_set().kernel(prepared_.dtype(), pass_);
     const int64_t bytes = chain_scratch_bytes(chain_, prepared_.dtype(), pass_, width);
     const bool stream = can_stream(problem, accumulator_bytes(prepared_.dtype()));
+    const Team team = {at::get_num_threads(),
+                       team_scratch_bytes(chain_, prepared_.dtype(), pass_, width), &share_parts};
     const auto run_group = [&](int64_t batch, int64_t group, void* scratch) {
       const int64_t channel = group * width;
-      kernel(chain_, {batch, channel, std::min(width, problem.channels - channel)}, stream,
-             scratch);
+      const ChainTask task = {batch, channel, std::min(width, problem.channels - channel),
+                              in_teams ? &team : nullptr};
+      kernel(chain_, task, stream, scratch);
     };
     // The groups of a batch item add to the same dots, one after the other.
-    const int64_t tasks = pass_ == Pass::kForward ? batches * groups : batches;
-    at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    const bool in_order = in_teams || pass_ == Pass::kBackward;
+    const int64_t tasks = in_order ? batches : batches * groups;
+    const auto run_tasks = [&](int64_t begin, int64_t end) {
       thread_local Scratch scratch;
       void* const block = scratch.reserve(bytes);
       for (int64_t task = begin; task < end; ++task) {
-        if (pass_ == Pass::kForward) {
-          run_group(task / groups, task % groups, block);
-        } else {
+        if (in_order) {
           for (int64_t group = 0; group < groups; ++group) run_group(task, group, block);
+        } else {
+          run_group(task / groups, task % groups, block);
         }
       }
       scratch.release_if_large();
-    });
+    };
+    if (in_teams) {
+      run_tasks(0, tasks);
+    } else {
+      at::parallel_for(0, tasks, 1, run_tasks);
+    }
     prepared_.finish();
   }
 
  private:
   // Channels of a task. Forward has the same bits for any; the order in which backward sums over
   // channels follows from it, so there it must not depend on the number of threads.
-  int64_t group_width(int64_t batches) const {
+  int64_t group_width(int64_t batches, bool in_teams) const {
     const Problem& problem = chain_.problem;
     const DType dtype = prepared_.dtype();
     const int64_t lanes = 64 / accumulator_bytes(dtype);
@@ -139,7 +153,7 @@ class Chain {
     const bool dealt = plan_->sweeps.back().classes > 1;
     if (!dealt && problem.length * kMostRowBytes >= kLongRingBytes) width /= 2;
     if (pass_ == Pass::kForward) {
-      while (width > lanes &&
+      while (!in_teams && width > lanes &&
              batches * ((problem.channels + width - 1) / width) < at::get_num_threads()) {
         width /= 2;
       }
@@ -151,6 +165,21 @@ class Chain {
     const int64_t bound = 2 * values * accumulator_bytes(dtype) / threads;
     while (width > lanes && chain_scratch_bytes(chain_, dtype, pass_, width) > bound) width /= 2;
     return width;
+  }
+
+  // Threads that find work in one task: rows for all, but classes for a few.
+  int64_t team_size() const {
+    const int s = first_class_sweep(chain_);
+    return s < chain_.sweep_count ? chain_.sweeps[s].classes : chain_.problem.length / kTeamRows;
+  }
+
+  static void share_parts(const Team& team, int64_t count, Team::Part part, const void* work) {
+    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      thread_local Scratch scratch;
+      void* const block = scratch.reserve(team.scratch_bytes);
+      for (int64_t i = begin; i < end; ++i) part(work, i, block);
+      scratch.release_if_large();
+    });
   }
 
   Pass pass_;

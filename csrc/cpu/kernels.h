@@ -36,15 +36,28 @@ PARAMIXER_INLINE bool can_stream(const Problem& problem, int64_t element_bytes) 
   return rows * problem.channels * element_bytes >= kStreamBytes;
 }
 
+// Threads that share a task, where there are fewer tasks than threads.
+struct Team {
+  // Part i of the work, with scratch of the thread that does it.
+  using Part = void (*)(const void* work, int64_t i, void* scratch);
+
+  int64_t threads;
+  int64_t scratch_bytes;
+  // Calls part(work, i, scratch) for every i in [0, count) and returns when all are done.
+  void (*each)(const Team&, int64_t count, Part part, const void* work);
+};
+
 // A group of channels of one batch item, which goes through a chain alone.
 struct ChainTask {
   int64_t batch;
   int64_t channel;
   int64_t width;
+  const Team* team;  // null: one thread
 };
 
 // Runs one task, of at most kMostRowBytes of accumulators, with scratch of at least
-// chain_scratch_bytes that starts on a cache line.
+// chain_scratch_bytes that starts on a cache line; a team's threads have what team_scratch_bytes
+// says.
 // Backward reads value and grad and writes result; dots, accumulators with unit strides over
 // factors and links, are written for channel 0 and added to for all others.
 using ChainKernel = void (*)(const ChainProblem&, const ChainTask&, bool stream, void* scratch);
@@ -96,8 +109,17 @@ struct InstructionSet {
 // Best first; the last one, "baseline", is supported everywhere.
 std::span<const InstructionSet* const> instruction_sets();
 
-// What tasks need that share the channels in groups of `width`.
+// What tasks need that share the channels in groups of `width`, and each thread of their teams.
 int64_t chain_scratch_bytes(const ChainProblem& chain, DType dtype, Pass pass, int64_t width);
+int64_t team_scratch_bytes(const ChainProblem& chain, DType dtype, Pass pass, int64_t width);
+
+// The first sweep whose rings are fewer rows than all: a team shares its classes. sweep_count:
+// there is none, all sweeps are shared by rows.
+PARAMIXER_INLINE int first_class_sweep(const ChainProblem& chain) {
+  int s = 0;
+  while (s < chain.sweep_count && chain.sweeps[s].classes == 1) ++s;
+  return s;
+}
 
 // The best one this processor supports, or the one named by the environment variable
 // PARAMIXER_CPU_ISA (read once). Throws std::runtime_error when that name is unknown or not

@@ -74,7 +74,7 @@ std::vector<ChainCase> chain_cases() {
     }
     ++turn;  // or else a D would always meet the same residual
   }
-  const std::vector<int64_t> lengths = {1024, 24, 32, 256, 61, 600};
+  const std::vector<int64_t> lengths = {1024, 24, 32, 256, 517, 600};
   const std::vector<int64_t> channels = {3, 16, 5, 34, 8, 1, 64};
   const size_t protocols = testing::protocols(1, 1).size();
   for (int layout = 0; layout < testing::kLayoutCount; ++layout) {
@@ -309,19 +309,38 @@ class GuardedScratch {
   Storage<unsigned char> block_;
 };
 
+// A team of real threads: part i is thread i % threads's.
+void share_parts(const cpu::Team& team, int64_t count, cpu::Team::Part part, const void* work) {
+  std::vector<std::thread> threads;
+  for (int64_t thread = 0; thread < team.threads; ++thread) {
+    threads.emplace_back([&, thread] {
+      for (int64_t i = thread; i < count; i += team.threads) {
+        GuardedScratch scratch(team.scratch_bytes);
+        part(work, i, scratch.data());
+        scratch.check();
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+}
+
 // Runs a pass in groups of `width` channels, or as many as a task takes, in the order of the CPU
-// key: those of forward, and the batch items of backward, on several threads.
+// key: those of forward, and the batch items of backward, on several threads, or each task on a
+// team of `team_threads`.
 template <typename T>
 void run(const InstructionSet& set, Pass pass, const ChainProblem& chain, int64_t width,
-         bool stream = false, int threads = 1) {
+         bool stream = false, int threads = 1, int team_threads = 0) {
   const int64_t channels = chain.problem.channels;
   width = std::min(width, cpu::widest_group(testing::kDType<T>));
   const int64_t groups = (channels + width - 1) / width;
   const int64_t batches = batch_count(chain.problem);
   const DType dtype = testing::kDType<T>;
+  const cpu::Team team = {team_threads, cpu::team_scratch_bytes(chain, dtype, pass, width),
+                          &share_parts};
   const auto run_group = [&](int64_t batch, int64_t group) {
     const int64_t channel = group * width;
-    const cpu::ChainTask task = {batch, channel, std::min(width, channels - channel)};
+    const cpu::ChainTask task = {batch, channel, std::min(width, channels - channel),
+                                 team_threads > 0 ? &team : nullptr};
     GuardedScratch scratch(cpu::chain_scratch_bytes(chain, dtype, pass, width));
     set.kernel(dtype, pass)(chain, task, stream, scratch.data());
     scratch.check();
@@ -401,6 +420,29 @@ TYPED_TEST(CpuChain, TakesTheChannelsInAnyGroups) {
           if (pass == Pass::kForward) {
             ASSERT_EQ(instance.result_bytes(), whole) << "width " << width;
           }
+        }
+      }
+    }
+  });
+}
+
+// A team shares the rows of a task, and has the bits of one thread.
+TYPED_TEST(CpuChain, HasTheSameBitsInTeams) {
+  for_each_case<TypeParam>([](auto& instance, int64_t channels) {
+    const ChainProblem chain = instance.chain();
+    if (chain.problem.length < 256) return;  // shorter rings are not shared
+    for (const Pass pass : kPasses) {
+      for (const auto* set : supported_sets()) {
+        SCOPED_TRACE(name_of(*set, pass));
+        instance.poison_outputs();
+        run<TypeParam>(*set, pass, chain, channels);
+        const auto expected = instance.result_bytes();
+        const auto expected_dots = instance.dots_bytes();
+        for (const int threads : {2, 3}) {
+          instance.poison_outputs();
+          run<TypeParam>(*set, pass, chain, channels, instance.can_stream(), 1, threads);
+          ASSERT_EQ(instance.result_bytes(), expected) << threads << " threads";
+          ASSERT_EQ(instance.dots_bytes(), expected_dots) << threads << " threads";
         }
       }
     }

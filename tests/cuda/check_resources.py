@@ -1,88 +1,88 @@
-"""Fails when a CUDA kernel spills registers or needs a stack frame, on any architecture.
+"""Compares the CUDA kernels' resources with cuda/resources.md, or writes that table.
 
-Reads the resource reports that cuda/keep_resources.sh writes beside the object files and prints the
-registers of every kernel, so that growth can be seen.
+Fails when a kernel spills registers or needs a stack frame, on any architecture; when fewer of its
+blocks run at once than its launch bounds ask for, on compute capability 9.0 and 10.0; and, where
+the nvcc is the table's, when anything is not as the table says. Another release of nvcc chooses
+other registers: then only the limits are tested.
 
-    python check_resources.py kernels_f32.cu.o ..
+    python check_resources.py [--update] --nvcc 13.0.88 --plans PROGRAM kernels_f32.cu.o ..
 """
 
 from __future__ import annotations
 
-import re
+import argparse
+import json
+import subprocess
 import sys
-from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
-ENTRY = re.compile(
-    r"Compiling entry function '(?P<kernel>\w+)' for '(?P<architecture>\w+)'.*?"
-    r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
-    r"(?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers",
-    re.DOTALL,
-)
-# Template arguments in a mangled name: dtype and, of single factors, index type, access width,
-# transposed or not.
-DTYPES = {"d": "f64", "f": "f32", "NS_8BFloat16E": "bf16", "NS_7Float16E": "f16"}
-NAME = re.compile(
-    r"\d+(?P<kernel>[a-z_]+)_kernelI(?P<dtype>d|f|NS_8BFloat16E|NS_7Float16E)"
-    r"(?:(?P<index>[il])Li(?P<width>\d+)E(?P<transpose>Lb1E)?)?"
-)
-# Of a copy: bytes of a word, index type.
-COPY_NAME = re.compile(r"\d+(?P<kernel>rotate_tracks)_kernelILi(?P<bytes>\d+)E(?P<index>[il])")
-# Dtype, links, transposed or not, with the residual or not.
-BAND = re.compile(
-    r"11band_kernelI(?P<dtype>NS_8BFloat16E|NS_7Float16E)"
-    r"NS\d?_10BandTraitsILi(?P<links>\d+)EEELb(?P<transpose>[01])ELb(?P<keep>[01])E"
-)
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from tuning import resources  # noqa: E402
+
+TABLE = ROOT / "cuda" / "resources.md"
+UPDATE = "if that is meant, run: cmake --build BUILD --target update_cuda_resources"
 
 
-def readable(mangled: str) -> str:
-    """Such as "mix_transpose f32 x4 64-bit" for a mangled kernel name."""
-    if match := COPY_NAME.search(mangled):
-        bits = "64" if match["index"] == "l" else "32"
-        return f"{match['kernel']} {match['bytes']} bytes {bits}-bit"
-    if band := BAND.search(mangled):
-        name = "band" + ("_transpose" if band["transpose"] == "1" else "")
-        residual = " residual" if band["keep"] == "1" else ""
-        return f"{name} {DTYPES[band['dtype']]} K={band['links']}{residual}"
-    match = NAME.search(mangled)
-    if match is None:
-        return mangled
-    name = match["kernel"] + ("_transpose" if match["transpose"] else "")
-    if match["index"] is None:
-        return f"{name} {DTYPES[match['dtype']]}"
-    bits = "64" if match["index"] == "l" else "32"
-    return f"{name} {DTYPES[match['dtype']]} x{match['width']} {bits}-bit"
-
-
-def number(architecture: str) -> int:
-    """90 for "sm_90" and "sm_90a"."""
-    return int(re.sub(r"\D", "", architecture))
-
-
-def main(objects: list[str]) -> int:
-    """Prints the table; returns the exit status."""
-    registers: dict[str, dict[str, int]] = defaultdict(dict)
+def limits(entry: resources.Entry, launch: dict[str, int]) -> list[str]:
+    """What no nvcc may do."""
+    where = f"{entry.kernel} on {entry.architecture}"
     faults = []
-    for path in objects:
-        if not path.endswith(".cu.o"):
-            continue
-        entries = list(ENTRY.finditer(Path(f"{path}.resources").read_text()))
-        if not entries:
-            faults.append(f"{path}.resources names no kernel")
-        for entry in entries:
-            name = readable(entry["kernel"])
-            registers[name][entry["architecture"]] = int(entry["registers"])
-            if any(int(entry[field]) for field in ("stack", "stores", "loads")):
-                faults.append(
-                    f"{name} on {entry['architecture']}: {entry['stack']} bytes of stack, "
-                    f"{entry['stores']} of spill stores, {entry['loads']} of spill loads"
-                )
-    if not registers:
+    if entry.spills():
+        faults.append(
+            f"{where}: {entry.stack} bytes of stack, {entry.stores} of spill stores, "
+            f"{entry.loads} of spill loads"
+        )
+    blocks, _ = resources.occupancy(entry, launch)
+    if resources.number(entry.architecture) in (90, 100) and blocks < launch["blocks"]:
+        faults.append(f"{where}: {blocks} blocks at once, not {launch['blocks']}")
+    return faults
+
+
+def main(argv: list[str]) -> int:
+    """Prints what is wrong; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--update", action="store_true")
+    parser.add_argument("--nvcc", required=True, help="its version")
+    parser.add_argument("--plans", required=True, help="the program made of plans.cpp")
+    parser.add_argument("objects", nargs="*")
+    args = parser.parse_args(argv)
+    reports = [Path(f"{path}.resources") for path in args.objects if path.endswith(".cu.o")]
+    plans = subprocess.run([args.plans], check=True, capture_output=True, text=True).stdout
+    launches: dict[str, Any] = json.loads(plans)["kernels"]
+    release = ".".join(args.nvcc.split(".")[:2])
+
+    entries, faults = [], []
+    for report in reports:
+        found = resources.read(report)
+        entries += found
+        faults += [] if found else [f"{report} names no kernel"]
+    if not entries:
         faults.append("no object file of a kernel was given")
-    architectures = sorted({a for row in registers.values() for a in row}, key=number)
-    print(f"{'registers':40}", *(f"{a:>7}" for a in architectures))
-    for name, row in sorted(registers.items()):
-        print(f"{name:40}", *(f"{row.get(a, '-'):>7}" for a in architectures))
+    for entry in entries:
+        faults += limits(entry, launches[resources.family(entry.kernel)])
+    if faults:
+        return fail(faults)
+    rows = resources.table(entries, launches)
+    if args.update:
+        missing = {f"sm_{n}" for n in resources.MULTIPROCESSORS} - {e.architecture for e in entries}
+        if missing:
+            return fail([f"the build lacks {', '.join(sorted(missing))}: the table would too"])
+        TABLE.write_text(resources.write(rows, release))
+        return 0
+    expected, made_by = resources.parse(TABLE.read_text())
+    if made_by == release:
+        different = resources.changes(expected, rows)
+        faults += [*different, UPDATE] if different else []
+    else:
+        print(f"{TABLE.name} is by nvcc {made_by}, this is {release}: only limits were tested")
+    return fail(faults)
+
+
+def fail(faults: list[str]) -> int:
+    """Says what is wrong; the exit status."""
     for fault in faults:
         print(f"FAILED: {fault}")
     return 1 if faults else 0

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import paramixer
 import pytest
 import torch
+from paramixer import links
 from support import (
     DTYPES,
     OPERATOR_IDS,
@@ -45,6 +47,27 @@ def test_threads_and_runs(operator, dtype):
         torch.set_num_threads(threads)
         for actual, once in zip(results(operator, dtype), expected, strict=True):
             assert torch.equal(actual, once)
+
+
+@pytest.mark.parametrize("length", [2048, 2047])
+@pytest.mark.parametrize("protocol", [links.cdil, partial(links.cdil, links=5), links.chord])
+@pytest.mark.parametrize("residual", ["none", "previous", "initial"])
+@pytest.mark.usefixtures("_restore_threads")
+def test_one_batch_item_on_several_threads(length, protocol, residual):
+    offsets = protocol(length)
+    weight = 0.3 * torch.randn(length, len(offsets), len(offsets[0]))
+    value, grad = torch.randn(2, length, 20)
+
+    def results():
+        operands = [operand.requires_grad_() for operand in (weight, value)]
+        result = paramixer.mix_chain(*operands, offsets, residual=residual)
+        return result.detach(), *torch.autograd.grad(result, operands, grad)
+
+    torch.set_num_threads(1)
+    expected = results()
+    for threads in (2, 3, 5):
+        torch.set_num_threads(threads)
+        assert all(torch.equal(a, b) for a, b in zip(results(), expected, strict=True))
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=OPERATOR_IDS)

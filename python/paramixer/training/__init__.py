@@ -13,14 +13,15 @@ with needs_extra("paramixer.training", "train"):
 del jsonargparse, lightning, matplotlib, rich, tensorboard, torchmetrics
 
 from paramixer.training.batches import Batches, Plan, ResumableLoader  # noqa: E402
-from paramixer.training.classification import Classification  # noqa: E402
-from paramixer.training.data import SplitData  # noqa: E402
 from paramixer.training.fit import (  # noqa: E402
+    INTERRUPTED,
+    BestCheckpoint,
     Curve,
     EpochLines,
     LastCheckpoint,
     Progress,
     fit,
+    quiet_lightning,
 )
 from paramixer.training.learner import Learner, decay_groups, judge  # noqa: E402
 from paramixer.training.network import MIXERS, learner_for, network_for  # noqa: E402
@@ -29,8 +30,10 @@ from paramixer.training.record import (  # noqa: E402
     Reference,
     RunRecord,
     evaluate,
+    evaluate_best,
     read_records,
     reference_rows,
+    show_record,
     start_record,
     summarize,
 )
@@ -44,9 +47,10 @@ from paramixer.training.report import (  # noqa: E402
 from paramixer.training.task_data import TaskData, data_for  # noqa: E402
 
 __all__ = [
+    "INTERRUPTED",
     "MIXERS",
     "Batches",
-    "Classification",
+    "BestCheckpoint",
     "Curve",
     "EpochLines",
     "LastCheckpoint",
@@ -56,11 +60,11 @@ __all__ = [
     "Reference",
     "ResumableLoader",
     "RunRecord",
-    "SplitData",
     "TaskData",
     "data_for",
     "decay_groups",
     "evaluate",
+    "evaluate_best",
     "fit",
     "judge",
     "learner_for",
@@ -68,8 +72,10 @@ __all__ = [
     "noise",
     "plot_curve",
     "plot_mixing",
+    "quiet_lightning",
     "read_records",
     "reference_rows",
+    "show_record",
     "start_record",
     "summarize",
     "versions",

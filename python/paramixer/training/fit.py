@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar
+
+INTERRUPTED = 130  # the exit status that a shell reports for Ctrl-C
 
 
 class Curve(Callback):
@@ -92,6 +96,26 @@ class Curve(Callback):
     def _begin_epoch(self) -> None:
         self._samples, self._batches, self._trained = 0, 0, 0.0
         self._epoch_start = time.perf_counter()
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps `best.ckpt`, of the epoch that was best on validation.
+
+    Args:
+        folder: of the run.
+        monitor: the logged metric that decides.
+        mode: "max" or "min".
+    """
+
+    def __init__(self, folder: Path, monitor: str = "validation_accuracy", mode: str = "max"):
+        super().__init__(
+            folder,
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        )
 
 
 class LastCheckpoint(Checkpoint):
@@ -189,6 +213,15 @@ def time_left(trainer: Trainer, curve: Curve) -> str:
     batches = trainer.max_epochs * trainer.num_training_batches - trainer.fit_loop.total_batch_idx
     minutes, seconds = divmod(round(max(0, batches - 1) / curve.batches_per_second), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+def quiet_lightning() -> None:
+    """Leaves the screen to the progress bar and the results."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*does not have many workers", ".*exists and is not empty", ".*LeafSpec"):
+        warnings.filterwarnings("ignore", message=message)
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval")
 
 
 def fit(

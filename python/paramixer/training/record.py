@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
 
 from paramixer.tasks.task import Task
-from paramixer.training.fit import Curve
+from paramixer.training.fit import BestCheckpoint, Curve
 from paramixer.training.report import plot_curve, versions, wilson_interval, write_json
 
 RECORD, CURVE = "record.json", "curve.png"
@@ -59,15 +61,16 @@ class RunRecord(Callback):
 
     def update(self, trainer: Trainer, finished: bool, **more: Any) -> None:
         """Writes the record with what has been learned about the training, and more."""
-        speeds = [epoch["samples_per_second"] for epoch in self.curve.epochs]
+        epochs = self.curve.epochs
+        speeds = [epoch["samples_per_second"] for epoch in epochs]
         self.values["training"] = {
             "finished": finished,
             "steps": trainer.global_step,
-            "seconds": round(self.curve.seconds, 1),
-            "cpu_seconds": round(self.curve.cpu_seconds, 1),
+            "seconds": round(epochs[-1]["seconds"], 1) if epochs else 0.0,
+            "cpu_seconds": round(epochs[-1]["cpu_seconds"], 1) if epochs else 0.0,
             "samples_per_second": statistics.median(speeds) if speeds else None,
             "peak_memory_bytes": peak_memory(),
-            "epochs": self.curve.epochs,
+            "epochs": epochs,
         }
         self.values |= more
         if trainer.is_global_zero:
@@ -113,6 +116,20 @@ def evaluate(
     }
 
 
+def evaluate_best(
+    trainer: Trainer, module: LightningModule, data: LightningDataModule, best: BestCheckpoint
+) -> dict[str, Any]:
+    """Gives the module the weights that validation chose and evaluates the test part with them.
+
+    Returns:
+        chosen: the epoch, and by which metric; test: see `evaluate`.
+    """
+    kept = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    module.load_state_dict(kept["state_dict"])
+    chosen = {"epoch": kept["epoch"] + 1, "by": best.monitor}
+    return {"chosen": chosen, "test": evaluate(trainer, module, data)}
+
+
 def read_records(places: Iterable[Path]) -> list[dict[str, Any]]:
     """The records in these folders and those inside them, in the order of their paths."""
     paths = sorted({path for place in places for path in place.rglob(RECORD)})
@@ -155,6 +172,31 @@ def reference_rows(task: dict[str, Any]) -> list[Reference]:
         accuracy = 100 - row["value"] if row["metric"] == "error" else row["value"]
         rows.append(Reference(row["model"], accuracy, remark, same))
     return rows
+
+
+def show_record(record: dict[str, Any], console: Console) -> None:
+    """Prints the test accuracy between floors and published results, and what it cost."""
+    test, training, task = record["test"], record["training"], record["task"]
+    low, high = test["interval"]
+    table = Table(title=f"{task['name']} ({task['variant']}), N = {task['length']}: test accuracy")
+    table.add_column("method")
+    table.add_column("%", justify="right")
+    table.add_column("remark")
+    rows = [(row.name, row.accuracy, row.remark, "") for row in reference_rows(task)]
+    remark = f"95 % interval {100 * low:.2f} to {100 * high:.2f}, {test['count']:,} answers"
+    rows.append((f"{record['model']} (this run)", 100 * test["accuracy"], remark, "bold"))
+    for name, accuracy, remark, style in sorted(rows, key=lambda row: row[1]):
+        table.add_row(name, f"{accuracy:.2f}", remark, style=style)
+    console.print(table)
+    if task["validation_is_test"]:
+        console.print("Validation is the test part here: this number is no estimate for new data.")
+    if "roc_auc" in test:
+        console.print(f"area under the ROC curve {100 * test['roc_auc']:.2f} %")
+    console.print(
+        f"{record['parameters']:,} parameters, best of {len(training['epochs'])} epochs: "
+        f"{record['chosen']['epoch']}, {training['seconds']:.0f} s, "
+        f"{training['samples_per_second']:.1f} samples/s"
+    )
 
 
 def git_revision() -> str:

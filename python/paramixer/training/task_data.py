@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from paramixer import tasks
 from paramixer._checks import check_size
-from paramixer.tasks.task import Batch, Collate, Part, Task
+from paramixer.tasks.task import Batch, Collate, Part, Sample, Task
 from paramixer.training.batches import Batches, Plan, ResumableLoader
 from paramixer.training.noise import noise
 
@@ -170,7 +171,12 @@ class _Assembled(Dataset):
         if hasattr(self._part, "set_epoch"):
             self._part.set_epoch(plan.epoch)
         length = self._collate.pad_to or plan.length
-        batch = replace(self._collate, pad_to=length)([self._part[i] for i in plan.indices])
+        batch = replace(self._collate, pad_to=length)(self._samples(plan.indices))
         if batch.mask is not None and bool(batch.mask.all()):
             return batch._replace(mask=None)
         return batch
+
+    def _samples(self, indices: Sequence[int]) -> list[Sample]:
+        if hasattr(self._part, "__getitems__"):  # as a DataLoader would ask
+            return self._part.__getitems__(indices)
+        return [self._part[i] for i in indices]

@@ -1,7 +1,29 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from paramixer.nn import Paramixer, PSFAttention, dense_map
+from paramixer.nn import (
+    ChordMixer,
+    LinearAttention,
+    Monarch,
+    Paramixer,
+    PSFAttention,
+    SimpleTron,
+    dense_map,
+    opponents,
+)
+from support import close, padding_mask
+
+WIDTH, HEADS, ROWS = 6, 2, 9
+BETWEEN_LINEAR_LAYERS = {
+    "linear": lambda: LinearAttention(WIDTH, HEADS, feature_map="gated"),
+    "linear-causal": lambda: LinearAttention(WIDTH, HEADS, causal=True),
+    "simpletron": lambda: SimpleTron(WIDTH, HEADS, output=True),
+    "monarch": lambda: Monarch(WIDTH, 11, HEADS),
+    "softmax": lambda: opponents.SoftmaxAttention(WIDTH, 11, heads=HEADS),
+    "linformer": lambda: opponents.Linformer(WIDTH, 11, heads=HEADS, rank=4),
+    "nystromformer": lambda: opponents.Nystromformer(WIDTH, 11, heads=HEADS, landmarks=4, kernel=3),
+    "local": lambda: opponents.LocalAttention(WIDTH, 11, heads=HEADS, window=2),
+}
 
 
 def make(heads=1, residual="previous"):
@@ -36,6 +58,36 @@ def test_heads():
     torch.testing.assert_close((dense @ value).transpose(1, 2).flatten(2), module(x))
 
 
+@pytest.mark.parametrize("name", BETWEEN_LINEAR_LAYERS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_is_what_stands_between_two_linear_layers(name, masked):
+    module = BETWEEN_LINEAR_LAYERS[name]().double()
+    x = torch.randn(2, ROWS, WIDTH, dtype=torch.float64)
+    mask = padding_mask([ROWS, 5]) if masked else None
+    dense = dense_map(module, x, mask=mask)
+    assert dense.shape == (2, HEADS, ROWS, ROWS)
+    layer = getattr(module, "value", None)
+    value = module.projection(x)[..., 2 * WIDTH :] if layer is None else layer(x)
+    mixed = (dense @ value.unflatten(2, (HEADS, -1)).transpose(1, 2)).transpose(1, 2).flatten(2)
+    expected = module(x, mask)
+    result = module.output(mixed)
+    if mask is None:
+        close(result, expected)
+    else:
+        close(result[mask], expected[mask])
+        valid = mask[:, None, :, None] & mask[:, None, None, :]
+        assert (dense[~valid.expand_as(dense)] == 0).all()
+
+
+def test_channels_of_a_state_space():
+    module = opponents.S4D(WIDTH, 11, states=4).double()
+    x, mask = torch.randn(2, ROWS, WIDTH, dtype=torch.float64), padding_mask([ROWS, 5])
+    dense = dense_map(module, x, mask=mask)
+    assert dense.shape == (2, WIDTH, ROWS, ROWS)
+    mixed = (dense @ x.mT.unsqueeze(3)).squeeze(3).mT
+    close(F.glu(module.output(F.gelu(mixed)))[mask], module(x, mask)[mask])
+
+
 @pytest.mark.parametrize("residual", ["none", "previous", "initial"])
 def test_without_residual_is_the_product_of_the_factors(residual):
     module, x = make(residual=residual)
@@ -58,8 +110,10 @@ def test_differentiable():
 
 def test_errors():
     module, x = make()
-    with pytest.raises(TypeError, match=r"dense_map: module must be a Paramixer \(got Linear\)"):
-        dense_map(torch.nn.Linear(2, 2), x)
+    rule = "dense_map: module must apply one matrix to all its values"
+    for wrong in (torch.nn.Linear(2, 2), ChordMixer(6, 4)):
+        with pytest.raises(TypeError, match=rule):
+            dense_map(wrong, x)
     with pytest.raises(ValueError, match=r"x must not be longer than length 11 \(got N = 12\)"):
         dense_map(module, torch.zeros(1, 12, 6))
     with pytest.raises(TypeError, match="mask must be bool"):

@@ -6,41 +6,41 @@ import sys
 import pytest
 import torch
 from lightning import Callback, Trainer
+from paramixer.tasks.adding import adding
+from paramixer.tasks.task import Counts
 from paramixer.training import (
-    Classification,
+    BestCheckpoint,
     Curve,
-    SplitData,
+    Learner,
+    TaskData,
+    evaluate_best,
     fit,
+    learner_for,
     plot_curve,
     plot_mixing,
     versions,
     wilson_interval,
     write_json,
 )
-from torch.utils.data import TensorDataset
 
 PNG = b"\x89PNG"
 
 
-def tiny_data(augment=None) -> SplitData:
-    """The sign of the first of four numbers."""
-    x = torch.randn(96, 4)
-    y = (x[:, 0] > 0).long()
-    parts = [TensorDataset(x[rows], y[rows]) for rows in torch.arange(96).split(32)]
-    return SplitData(*parts, batch_size=10, augment=augment)
+def tiny_data() -> TaskData:
+    return TaskData(adding(32, Counts(200, 50, 50)), 20, full_length=True)
 
 
-def tiny_module() -> Classification:
-    return Classification(torch.nn.Linear(4, 2), 2, learning_rate=0.1, weight_decay=0.0)
+def tiny_module(data: TaskData) -> Learner:
+    return learner_for(data.task, pooling="flatten", width=4, learning_rate=1e-2)
 
 
-def tiny_trainer(*callbacks: Callback, epochs: int = 4) -> Trainer:
+def tiny_trainer(*callbacks: Callback, epochs: int = 4, checkpoints: bool = False) -> Trainer:
     return Trainer(
         accelerator="cpu",
         max_epochs=epochs,
         callbacks=list(callbacks),
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=checkpoints,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -57,53 +57,45 @@ class Raise(Callback):
 
 
 def test_fit_learns_and_leaves_its_curve():
-    curve, module, data = Curve(), tiny_module(), tiny_data()
-    trainer = tiny_trainer(curve, epochs=15)
-    assert fit(trainer, module, data)
-    assert [epoch["epoch"] for epoch in curve.epochs] == list(range(1, 16))
+    curve, data = Curve(), tiny_data()
+    assert fit(tiny_trainer(curve, epochs=6), tiny_module(data), data)
+    assert [epoch["epoch"] for epoch in curve.epochs] == list(range(1, 7))
     assert curve.epochs[-1]["train_loss"] < curve.epochs[0]["train_loss"]
     assert curve.epochs[-1]["seconds"] >= curve.epochs[0]["seconds"] > 0
-    [metrics] = trainer.test(module, data, verbose=False)
-    x, y = data.test.tensors
-    expected = (module(x).argmax(1) == y).float().mean()
-    assert metrics["test_accuracy"] == pytest.approx(float(expected)) and expected > 0.85
 
 
-def test_learning_rate_ends_its_cycle_with_the_training():
-    module = tiny_module()
-    fit(tiny_trainer(), module, tiny_data())
-    schedule = module.lr_schedulers()
-    assert schedule.last_epoch == schedule.total_steps == 4 * 4
+def test_best_checkpoint_is_what_is_evaluated(tmp_path):
+    data, best = tiny_data(), BestCheckpoint(tmp_path, "validation_loss", "min")
+    module, curve = tiny_module(data), Curve()
+    trainer = tiny_trainer(best, curve, checkpoints=True)
+    fit(trainer, module, data)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+    result = evaluate_best(trainer, module, data, best)
+    losses = [epoch["validation_loss"] for epoch in curve.epochs]
+    assert result["chosen"] == {"epoch": 1 + losses.index(min(losses)), "by": "validation_loss"}
+    assert result["test"]["count"] == 50
+    [validated] = trainer.validate(module, data, verbose=False)
+    assert validated["validation_loss"] == pytest.approx(min(losses), abs=1e-5)
 
 
 def test_interruption_keeps_what_was_learned():
     handler = signal.getsignal(signal.SIGINT)
-    curve, module = Curve(), tiny_module()
-    before = module.model.weight.clone()
-    assert not fit(tiny_trainer(curve, Raise(KeyboardInterrupt())), module, tiny_data())
+    curve, data = Curve(), tiny_data()
+    module = tiny_module(data)
+    before = module.network.head.weight.clone()
+    assert not fit(tiny_trainer(curve, Raise(KeyboardInterrupt())), module, data)
     assert len(curve.epochs) == 2
-    assert not torch.equal(module.model.weight, before)
+    assert not torch.equal(module.network.head.weight, before)
     assert signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of luck"), SystemExit(3)])
 def test_other_errors_pass_through(error):
+    data = tiny_data()
     with pytest.raises(type(error)):
-        fit(tiny_trainer(Raise(error)), tiny_module(), tiny_data())
-
-
-def test_only_training_batches_are_augmented():
-    seen = []
-
-    def augment(x):
-        seen.append(len(x))
-        return x + 100
-
-    data, module = tiny_data(augment), tiny_module()
-    trainer = tiny_trainer(epochs=1)
-    fit(trainer, module, data)
-    trainer.test(module, data, verbose=False)
-    assert sum(seen) == 32
+        fit(tiny_trainer(Raise(error)), tiny_module(data), data)
 
 
 @pytest.mark.parametrize(

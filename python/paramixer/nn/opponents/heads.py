@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from paramixer._checks import check_heads, check_rows, check_sequence, check_size
@@ -59,10 +60,32 @@ class HeadedMixer(nn.Module):
         x = padded_input(self, x, mask)
         if x.numel() == 0:
             return self.output(x)
-        heads = self.projection(x).unflatten(2, (3, self.heads, self.width // self.heads))
-        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind()
+        query, key, value = self._project(x)
         mixed = self.attend(query, key, self.dropout(value), mask)
         return zero_padding(self.output(mixed.transpose(1, 2).flatten(2)), mask)
+
+    def attention(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The N x N matrix of every head that `forward` applies to the values, for pictures.
+
+        Args:
+            x: (B, N, E), N >= 1.
+            mask: (B, N), bool, True where valid; rows at padding may hold anything finite.
+
+        Returns:
+            (B, H, N, N).
+
+        Raises:
+            ValueError: a tensor has the wrong shape.
+            TypeError: x is not floating or mask is not bool.
+        """
+        query, key, value = self._project(padded_input(self, x, mask))
+        identity = torch.eye(x.shape[1], dtype=value.dtype, device=value.device)
+        return self.attend(query, key, identity.expand(*value.shape[:2], -1, -1), mask)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values, (B, H, N, d)."""
+        heads = self.projection(x).unflatten(2, (3, self.heads, self.width // self.heads))
+        return heads.permute(2, 0, 3, 1, 4).unbind()
 
     def extra_repr(self) -> str:
         """What `print` shows besides the submodules."""

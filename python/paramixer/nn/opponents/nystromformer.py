@@ -68,7 +68,7 @@ class Nystromformer(HeadedMixer):
         # Not conv2d: its backward on the CPU, in torch 2.11, crashed with one head and N < kernel.
         taps = self.taps.repeat_interleave(value.shape[3], 0).unsqueeze(1)
         around, channels = taps.shape[2] // 2, in_place.transpose(1, 2).flatten(2).mT
-        filtered = F.conv1d(channels, taps, padding=around, groups=self.width)
+        filtered = F.conv1d(channels, taps, padding=around, groups=taps.shape[0])
         return mixed + filtered.mT.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def _segments(self, valid: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,308 @@
+"""How long a plan of the CUDA key should take: bytes, instructions, and the slowest of the two.
+
+A launch moves bytes of device memory and L2, reads and writes shared memory, and issues
+instructions; each takes its bytes or instructions over a rate that a GPU was seen to reach, and the
+launch takes the longest of them and a quarter of the others, and a launch 2 us more.
+
+Instructions are counted in the machine code of the loops (sm_90, nvcc 13.0; `loops` in sass.py
+prints them): those on the path that a plain call takes, without the residual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from math import ceil
+from typing import Any
+
+Launch = dict[str, Any]  # as plans.cpp prints it
+
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Rates that programs reach: units per microsecond."""
+
+    name: str
+    device: float  # bytes, 90 % of what a copy reaches
+    l2: float = 5e6
+    shared: float = 0.8 * 132 * 128 * 1755  # bytes: multiprocessors, bytes a clock, MHz
+    instructions: float = 0.7 * 132 * 128 * 1755  # of one lane
+    mma: float = 0.7 * 132 * 1280 * 1755  # multiply-adds of mma.sync
+
+
+MACHINES = (Machine("H100", device=2.7e6), Machine("H200", device=3.9e6))
+LAUNCH_MICROSECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class TileCounts:
+    """Instructions of one lane in the kernels of tiles, for 16 bytes of channels of a row."""
+
+    pair: float  # two factors of three links, `segment` rows
+    link: float  # forward: a link of a single factor
+    row: float  # and what it takes besides
+    dot: float  # backward: a link of the dots
+    dot_row: float
+    back: float  # backward: a link of the gradient
+    back_row: float
+    tile: float = 150  # a thread's beginning
+    find: float = 60  # where a row lies
+    load: float = 40
+    store: float = 30
+    copy: float = 44  # of weights, a thread and row
+
+
+@dataclass(frozen=True)
+class ProductCounts:
+    """The same in the kernels of single products, for one access of 16 bytes."""
+
+    group: float  # of four links
+    access: float = 120
+    back_group: float = 0  # of four links, the gradient of the value
+    back_access: float = 0  # with the dots of up to eight links
+    back_row: float = 350  # of every lane that a row has
+
+
+@dataclass(frozen=True)
+class BandCounts:
+    """Instructions of a warp in the band kernels, for K links."""
+
+    multiply: float  # 16 rows and 64 channels
+    compose: float  # 32 rows
+    unpack: float  # 32 rows
+    matrices: int  # mma.m16n8k16 of 16 rows and 64 channels
+    copy: float = 55  # of a word of weights of 32 rows
+    load_store: float = 460  # 32 rows, a pass
+
+
+@dataclass(frozen=True)
+class Counts:
+    """All of them; by bytes of an element, and of bands by K."""
+
+    segment: int = 8
+    tiles: dict[int, TileCounts] = field(
+        default_factory=lambda: {
+            4: TileCounts(548, 20, 24, 62, 62, 24, 28),
+            2: TileCounts(1096, 38.5, 33, 89, 65, 42, 44),
+        }
+    )
+    products: dict[int, ProductCounts] = field(
+        default_factory=lambda: {
+            8: ProductCounts(113, back_group=119, back_access=220),
+            4: ProductCounts(113, back_group=119, back_access=220),
+            2: ProductCounts(225, back_group=236, back_access=564),
+        }
+    )
+    bands: dict[int, BandCounts] = field(
+        default_factory=lambda: {
+            3: BandCounts(273, 250, 90, 16),
+            5: BandCounts(273, 195, 85, 16),
+            7: BandCounts(331, 283, 105, 24),
+            9: BandCounts(331, 426, 134, 24),
+        }
+    )
+
+
+@dataclass
+class Cost:
+    """What one launch or several need."""
+
+    device: float = 0.0  # bytes
+    l2: float = 0.0
+    shared: float = 0.0
+    instructions: float = 0.0
+    mma: float = 0.0  # multiply-adds
+    launches: int = 1
+
+    def microseconds(self, machine: Machine) -> float:
+        """The expected time, were this one launch."""
+        resources = ("device", "l2", "shared", "instructions", "mma")
+        times = [getattr(self, name) / getattr(machine, name) for name in resources]
+        rest = sum(times) - max(times)
+        return max(times) + rest / 4 + LAUNCH_MICROSECONDS * self.launches
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)))
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A case of the tables: M factors of K links over (B, N, D)."""
+
+    batch: int
+    length: int
+    channels: int
+    protocol: str
+    links: int
+    factors: int
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of an element."""
+        return BYTES[self.dtype]
+
+    @property
+    def values(self) -> float:
+        """Bytes of V."""
+        return self.batch * self.length * self.channels * self.size
+
+    def weights(self, factors: int) -> float:
+        """Bytes that bring the weights of so many factors, in sectors of 32 bytes.
+
+        Those of a row lie together, at any place in a sector, and its next factors' behind them.
+        """
+        wanted = factors * self.links * self.size
+        row = self.factors * self.links * self.size
+        return self.batch * self.length * min(row, wanted + 32 - self.size)
+
+    def floor(self, backward: bool = False) -> float:
+        """Bytes of device memory that every way must move: each input and output once."""
+        values, weights = (5, 3) if backward else (2, 1)
+        every_weight = self.batch * self.length * self.factors * self.links * self.size
+        return values * self.values + weights * every_weight
+
+
+def forward_tiles(chain: Chain, launch: Launch, counts: Counts) -> Cost:
+    """`chain_tile` over a sweep."""
+    each, size = counts.tiles[chain.size], chain.size
+    read = launch["tiles"] * launch["rows"] / launch["ring"]
+    groups = ceil(chain.channels / launch["channels"])
+    rows = chain.batch * chain.length * read * groups  # rows on chip, of a group of channels
+    lanes = launch["channels"] * size / 16
+    pairs, single = launch["pairs"], launch["factors"] - 2 * launch["pairs"]
+    segment = counts.segment
+    weights = chain.weights(launch["factors"])
+    per_row = (
+        each.tile * launch["threads"] / launch["rows"]
+        + each.find
+        + lanes * (each.load + each.store / read)
+        + each.copy * launch["copies"]
+        + lanes * (pairs * each.pair / segment + single * (each.row + each.link * chain.links))
+    )
+    # A pair reads a row and its six neighbours of a segment, and each step's weights in every lane.
+    touched = 2 + pairs * ((segment + 6) / segment + 1) + single * (chain.links + 2)
+    staged = pairs * 8 * size * (1 + lanes * (segment + 4) / segment)
+    staged += single * chain.links * size * (1 + lanes)
+    return Cost(
+        device=chain.values * (1 + read) + weights,
+        l2=chain.values * (1 + read) + weights * groups * read,
+        shared=rows * (16 * lanes * touched + staged),
+        instructions=rows * per_row,
+    )
+
+
+def bands(chain: Chain, launch: Launch, counts: Counts) -> Cost:
+    """`band` over a pass."""
+    each = counts.bands[chain.links]
+    merged = 3 if chain.links == 3 else 2
+    taps = (chain.links - 1) * ((1 << merged) - 1) + 1
+    words = (merged * chain.links + 2) // 2
+    read = launch["tiles"] * launch["rows"] / launch["ring"]
+    groups = ceil(chain.channels / 64)
+    rows = chain.batch * chain.length * read * groups
+    number = ceil(launch["factors"] / merged)
+    per_band = 2 * each.multiply + each.compose + each.unpack + each.copy * words
+    steps = each.matrices // 8
+    weights = chain.weights(launch["factors"])
+    return Cost(
+        device=chain.values * (1 + read) + weights,
+        l2=chain.values * (1 + read) + weights * groups * read,
+        shared=rows * (256 + number * (128 * (steps + 1) + 6.4 * taps + 12 * words)),
+        instructions=rows * (each.load_store + number * per_band),
+        mma=rows / 16 * number * each.matrices * 16 * 8 * 16,
+    )
+
+
+def product(chain: Chain, counts: Counts, alone: bool) -> Cost:
+    """`mix` of one factor; between tiles and bands its result is copied."""
+    each = counts.products[chain.size]
+    accesses = chain.values / 16
+    copy = 0 if alone else 2 * chain.values
+    return Cost(
+        device=2 * chain.values + chain.weights(1) + copy,
+        l2=(chain.links + 1) * chain.values + chain.weights(1) + copy,
+        instructions=accesses * (each.access + each.group * ceil(chain.links / 4)),
+        launches=1 if alone else 2,
+    )
+
+
+def backward_tiles(chain: Chain, launch: Launch, counts: Counts) -> Cost:
+    """`chain_tile_backward` over a sweep, and the sum of its dots over the groups of channels."""
+    each, size, links = counts.tiles[chain.size], chain.size, chain.links
+    factors = launch["factors"]
+    read = launch["tiles"] * launch["rows"] / launch["ring"]
+    groups = ceil(chain.channels / launch["channels"])
+    rows = chain.batch * chain.length * read * groups
+    lanes = launch["channels"] * size / 16
+    states = (factors - 1) * (each.row + each.link * links)
+    dots = factors * (each.dot_row + each.dot * links) / read
+    gradients = factors * (each.back_row + each.back * links)
+    per_row = (
+        each.tile * launch["threads"] / launch["rows"]
+        + each.find
+        + each.copy * launch["copies"] * (2 - 1 / factors)
+        + lanes * (2 * each.load + each.store / read + states + dots + gradients)
+    )
+    all_dots = groups * chain.batch * chain.length * factors * links * 4
+    weights = chain.weights(factors)
+    moved = chain.values * (1 + 2 * read) + 2 * all_dots + weights
+    touched = 3 + (3 * factors - 1) * (links + 1)
+    staged = (2 * factors - 1) * links * size * (1 + lanes)
+    return Cost(
+        device=moved + weights,
+        l2=moved + 2 * weights * groups * read,
+        shared=rows * (16 * lanes * touched + staged),
+        instructions=rows * per_row,
+        launches=3,
+    )
+
+
+def backward_product(chain: Chain, counts: Counts) -> Cost:
+    """`mix_backward` of one factor."""
+    each = counts.products[chain.size]
+    accesses = chain.values / 16
+    lanes = min(8, chain.channels * chain.size / 16)
+    per_access = each.back_access * ceil(chain.links / 8) + each.back_group * ceil(chain.links / 4)
+    return Cost(
+        device=3 * chain.values + 2 * chain.weights(1),
+        l2=(2 * chain.links + 2) * chain.values + 2 * chain.weights(1),
+        instructions=accesses * per_access + chain.batch * chain.length * lanes * each.back_row,
+    )
+
+
+def forward_costs(chain: Chain, launches: list[Launch], counts: Counts) -> list[Cost]:
+    """Of every launch of a forward plan."""
+    alone = all(launch["way"] == "product" for launch in launches)
+    ways = {"tiles": forward_tiles, "bands": bands}
+    return [
+        product(chain, counts, alone)
+        if launch["way"] == "product"
+        else ways[launch["way"]](chain, launch, counts)
+        for launch in launches
+    ]
+
+
+def backward_costs(chain: Chain, launches: list[Launch], counts: Counts) -> list[Cost]:
+    """Of every launch of a backward plan, and of those that compute states between cuts again."""
+    costs = []
+    pieces = min(chain.factors, 3)
+    starts = {0, *(i * chain.factors // pieces for i in range(1, pieces))}
+    for launch, after in zip(launches, [*launches[1:], None], strict=True):
+        if launch["way"] == "product":
+            costs.append(backward_product(chain, counts))
+        else:
+            costs.append(backward_tiles(chain, launch, counts))
+        if after is not None and after["first"] not in starts:
+            # The state before the next sweep; in tiles like this one's, which is near enough.
+            pairs = launch["factors"] // 2 if chain.links == 3 else 0
+            again = {**launch, "pairs": pairs}
+            costs += forward_costs(chain, [again], counts)
+    return costs
+
+
+def microseconds(costs: Iterable[Cost], machine: Machine) -> float:
+    """Launch after launch."""
+    return sum(cost.microseconds(machine) for cost in costs)
