@@ -7,7 +7,7 @@ in runs/quickstart:
 
     record.json  best.ckpt  curve.png  mixing.png
 
-    python scripts/quickstart.py [--seed 0] [--epochs 38 | --short] [--out runs/quickstart]
+    python scripts/quickstart.py [--seed 0] [--epochs 32 | --short] [--out runs/quickstart]
 
 Ctrl-C ends it; the record, the curve and the best checkpoint of the finished epochs stay.
 """
@@ -58,7 +58,7 @@ except ImportError as error:
     sys.exit(f"quickstart: {error}")
 
 FILES = ("record.json", "best.ckpt", "curve.png", "mixing.png")
-EPOCHS, SHORT_EPOCHS = 38, 3
+EPOCHS, SHORT_EPOCHS = 32, 3
 SHOWN_ROW = 14 * SIDE + 14  # a pixel in the middle of the image
 CHAIN = ChainCase((32, 1024, 64), "cdil:3", "float32", "cpu", residual="previous")
 FORMS = {"paramixer": "paramixer", "gather-scatter_add": "gather, multiply, scatter-add"}

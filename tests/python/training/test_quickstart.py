@@ -80,7 +80,6 @@ def test_interruption_keeps_what_there_is(script, monkeypatch, tmp_path, epochs)
     assert kept == ({"record.json", "best.ckpt", "curve.png"} if epochs else {"record.json"})
 
 
-@pytest.mark.xfail(raises=KeyError, strict=True, reason="records of other settings, to be renewed")
 def test_recorded_seeds_reach_what_is_promised(script):
     records = [
         json.loads(path.read_text())
