@@ -2,7 +2,7 @@
 
     python scripts/study.py scripts/configs/study/synthetic.yaml
     python scripts/study.py scripts/configs/study/mini.yaml --workers 2 --only "d*/*" "*/*-deep"
-    python scripts/report.py scripts/results/synthetic --out docs/synthetic
+    python scripts/report.py scripts/results/synthetic --out scripts/results/synthetic
 
 A study says
 

@@ -59,6 +59,13 @@ class RunRecord(Callback):
         """Draws what there is."""
         self._draw(trainer)
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Draws the epochs before an interruption."""
+        if self.curve.epochs:
+            self._draw(trainer)
+
     def update(self, trainer: Trainer, finished: bool, **more: Any) -> None:
         """Writes the record with what has been learned about the training, and more."""
         epochs = self.curve.epochs
