@@ -45,6 +45,7 @@ HERE = Path(__file__).parent
 try:
     import yaml
     from lightning import Callback, LightningModule, Trainer, seed_everything
+    from paramixer.tasks.files import replacing
     from paramixer.training import data_for, learner_for, quiet_lightning
 except ModuleNotFoundError as error:
     sys.exit(f"study: the package {error.name} is missing. Run: pip install paramixer[train]")
@@ -204,8 +205,8 @@ def run_all(runs: list[Run], arguments: argparse.Namespace) -> Iterator[str]:
 def keep(folder: Path, target: Path) -> None:
     """Copies the record; a reader never sees half of it."""
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copy(folder / "record.json", target / "record.partial")
-    (target / "record.partial").replace(target / "record.json")
+    with replacing(target / "record.json") as temporary:
+        shutil.copy(folder / "record.json", temporary)
 
 
 def train(run: Run, runs: Path, script: dict[str, Any]) -> None:
@@ -221,9 +222,8 @@ def train(run: Run, runs: Path, script: dict[str, Any]) -> None:
         seconds, batches = measure(run)
         print(f"{seconds:.5f} CPU seconds a step, {batches} steps an epoch", flush=True)
         steps = schedule(run.cpu_seconds, seconds, batches)
-        partial = plan.with_suffix(".partial")
-        partial.write_text(yaml.safe_dump(merged(run.settings, {"trainer": steps})))
-        partial.replace(plan)
+        with replacing(plan) as temporary:
+            temporary.write_text(yaml.safe_dump(merged(run.settings, {"trainer": steps})))
     sys.argv = [str(HERE / "train.py"), "fit", "--config", str(plan), "--resume", "true"]
     script["main"]()
 
