@@ -15,7 +15,8 @@ traffic (100 % of it is the speed limit of memory) and a large float32 torch.mm 
 On the CPU, page faults of fresh memory decide the times of large tensors. The times are therefore
 taken in a process whose allocator keeps freed memory (MALLOC_MMAP_MAX_=0
 MALLOC_TRIM_THRESHOLD_=1000000000000); a second process with the default allocator gives those in
-parentheses. Peak memory is that of a process of its own, with the default allocator, above the
+parentheses, and of chains a third one, in which the kernel may not use huge pages, gives what
+these save. Peak memory is that of a process of its own, with the default allocator, above the
 state before the call (a layer: before the model is made). Of mixers this includes the gradients.
 
     python scripts/benchmark.py chain --markdown                  a table of the README
@@ -29,8 +30,10 @@ state before the call (a layer: before the model is made). Of mixers this includ
 from __future__ import annotations
 
 import argparse
+import ctypes
 import datetime
 import json
+import mmap
 import os
 import re
 import resource
@@ -62,6 +65,8 @@ from benchmarking.runner import (
 from paramixer import info
 
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000"}
+PR_SET_THP_DISABLE = 41  # linux/prctl.h
+TOUCHED_BYTES = 4 << 30
 CASE_TYPES = {
     "factor": cases.FactorCase,
     "chain": cases.ChainCase,
@@ -139,6 +144,8 @@ def work(argv: list[str], args: argparse.Namespace) -> Any:
     warnings.filterwarnings("ignore", message=".*[Ss]parse")  # CSR tensors are announced as beta
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.small_pages:
+        forbid_huge_pages()
     limit_memory(args)
     if args.memory_of:
         return peak_memory(case_of(args.cases[0]), args.memory_of, args.operations)
@@ -158,6 +165,19 @@ def work(argv: list[str], args: argparse.Namespace) -> Any:
             add_memory(argv, made)
         rows += made
     return {"machine": facts, "results": rows}
+
+
+def touch_memory() -> None:
+    """Writes to free memory once: a virtual machine is given it then, at a high price."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with mmap.mmap(-1, min(TOUCHED_BYTES, free // 2)) as block:
+        block[:: mmap.PAGESIZE] = b"1" * len(range(0, len(block), mmap.PAGESIZE))
+
+
+def forbid_huge_pages() -> None:
+    """Takes this process back to pages of 4 KiB, whatever it advises."""
+    if ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0):
+        sys.exit("benchmark: the kernel does not let a process do without huge pages")
 
 
 def limit_memory(args: argparse.Namespace) -> None:
@@ -250,6 +270,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add("--worker", type=Path, help=argparse.SUPPRESS)
     add("--cases", type=lambda name: json.loads(Path(name).read_text()), help=argparse.SUPPRESS)
     add("--memory-of", help=argparse.SUPPRESS)
+    add("--small-pages", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     fill_defaults(args)
     check_names(parser, args)
@@ -303,16 +324,25 @@ def measure(argv: list[str], args: argparse.Namespace) -> report.Document:
         "settings": {name: getattr(args, name) for name in names} | {"allocator": KEEP_MEMORY},
     }
     print("allocator: keep", file=sys.stderr)
+    touch_memory()
     document |= ask_worker(argv, "keep", [])
     if not args.one_allocator:
-        print("allocator: default", file=sys.stderr)
-        rows = document["results"]
-        key = lambda row: (row["case"], row["peer"], row["operation"])  # noqa: E731
-        again = ask_worker(argv, "default", rows, "--no-memory")["results"]
-        medians = {key(row): row.get("median_ms") for row in again}
-        for row in rows:
-            row["default_ms"] = medians.get(key(row))
+        add_medians(argv, document["results"], "default_ms")
+        if args.level == "chain":
+            ours = [row for row in document["results"] if row["peer"] == "paramixer"]
+            add_medians(argv, ours, "small_pages_ms", "--small-pages", "--peers", "paramixer")
     return document
+
+
+def add_medians(argv: list[str], rows: list[Row], name: str, *options: str) -> None:
+    """Measures the cases of these records again with the default allocator, as figure `name`."""
+    print(" ".join(["allocator: default", *options]), file=sys.stderr)
+    touch_memory()
+    key = lambda row: (row["case"], row["peer"], row["operation"])  # noqa: E731
+    again = ask_worker(argv, "default", rows, "--no-memory", *options)["results"]
+    medians = {key(row): row.get("median_ms") for row in again}
+    for row in rows:
+        row[name] = medians.get(key(row))
 
 
 def main(argv: list[str]) -> int:

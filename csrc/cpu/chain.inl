@@ -18,15 +18,13 @@
 
 #include "cpu/kernels.inl"
 
-#define PARAMIXER_INLINE_LAMBDA __attribute__((always_inline))
-
 namespace paramixer::cpu {
 namespace PARAMIXER_ISA_NAMESPACE {
 namespace {
 
 // Channels that slide through the registers of a pair together.
 template <typename A>
-constexpr int kSlide = kVectorBytes / sizeof(A) * (kVectorBytes == 64 ? 2 : 1);
+constexpr int kSlide = kVectorBytes / sizeof(A) * (kVectorBytes == 64 ? 4 : 1);
 
 // Rings whose rows are prefetched, so many rows ahead: fewer rows stay in the second-level cache.
 constexpr int64_t kFarRing = 512;
@@ -37,7 +35,8 @@ constexpr int64_t kRowsAhead = 16;
 constexpr int64_t kNearRows = 64;
 
 // Rows of one factor that go through the loop over links together: their sums fill the registers,
-// and while one waits for a cache there are others to go on with.
+// and while one waits for a cache there are others to go on with. Dilated links are a window of
+// their class's ring.
 template <typename A, int L>
 constexpr int kRingRows = kVectorBytes == 64 ? 4 : kRowsAtOnce<A, L>;
 
@@ -99,17 +98,27 @@ PARAMIXER_INLINE void write_block(To* to, const Lanes<A, L>& block) {
   }
 }
 
-// Calls body<L>(c) for blocks of L channels at c that cover `width` channels; the last one lies
-// over the one before it.
+// The last block: it lies over the one before it, and is as narrow as the rest of the width allows.
+template <int L, typename Body>
+PARAMIXER_INLINE void last_channels(int64_t width, int64_t rest, const Body& body) {
+  if constexpr (L >= 32) {
+    if (rest <= L / 2) return last_channels<L / 2>(width, rest, body);
+  }
+  body.template operator()<L>(width - L);
+}
+
+// Calls body<L>(c) for blocks of L channels at c that cover `width` channels.
 template <int kWidestBlock, typename Body>
 PARAMIXER_INLINE void over_channels(int64_t width, const Body& body) {
   if constexpr (kWidestBlock > 1) {
     constexpr int kHalf = kWidestBlock == 4 ? 1 : kWidestBlock / 2;  // two lanes are no vector
     if (width < kWidestBlock) return over_channels<kHalf>(width, body);
   }
-  for (int64_t c = 0; c < width; c += kWidestBlock) {
-    body.template operator()<kWidestBlock>(c + kWidestBlock <= width ? c : width - kWidestBlock);
+  int64_t c = 0;
+  for (; c + kWidestBlock <= width; c += kWidestBlock) {
+    body.template operator()<kWidestBlock>(c);
   }
+  if (c < width) last_channels<kWidestBlock>(width, width - c, body);
 }
 
 // Rows of scratch or of an operand.
@@ -295,6 +304,7 @@ void gather_ring(Direction direction, Rows<const A> input, const RingWeights<A>&
                      links);
     if (plus.data != nullptr) gather.plus = plus.at(begin), gather.plus_row = plus.row;
     gather.set_distances(stretch, direction, weights.column);
+    gather.find_window(stretch);
     const FarLinks far_links(stretch, links, ring, input.row);
     int64_t p = begin;
     with_row_shape<A>(width, [&]<int L, int kRest>() {

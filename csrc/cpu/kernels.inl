@@ -25,6 +25,8 @@
 
 #include "cpu/kernels.h"
 
+#define PARAMIXER_INLINE_LAMBDA __attribute__((always_inline))
+
 namespace paramixer::cpu {
 namespace PARAMIXER_ISA_NAMESPACE {
 namespace {
@@ -199,6 +201,7 @@ struct Gather {
   const T* source;
   int64_t source_row;
   int links;
+  bool window = false;      // link k + 1 reads the row behind that of link k
   const T* plus = nullptr;  // added to the sum, where it is given
   int64_t plus_row = 0;
   LinkDistances distance;
@@ -220,6 +223,23 @@ struct Gather {
     }
   }
 
+  // Takes the links in the order of the rows they read, if these lie next to each other.
+  void find_window(const Stretch& stretch) {
+    int64_t lowest = stretch.shift[0];
+    for (int k = 1; k < links; ++k) lowest = stretch.shift[k] < lowest ? stretch.shift[k] : lowest;
+    LinkDistances in_order;
+    uint64_t taken = 0;
+    for (int k = 0; k < links; ++k) {
+      const int64_t place = stretch.shift[k] - lowest;
+      if (place >= links || (taken >> place & 1) != 0) return;
+      taken |= uint64_t{1} << place;
+      in_order.value[place] = distance.value[k];
+      in_order.weight[place] = distance.weight[k];
+    }
+    distance = in_order;
+    window = true;
+  }
+
   PARAMIXER_INLINE void advance(int rows) {
     weight += rows * weight_row;
     source += rows * source_row;
@@ -235,15 +255,10 @@ struct Gather {
     for (int r = 0; r < kRows; ++r) {
       for (int b = 0; b < kCount; ++b) sum[r][b] = Lanes<T, L>::zero();
     }
-    for (int k = 0; k < links; ++k) {
-      const T* factor = weight + distance.weight[k];
-      const T* from = source + distance.value[k] + c;
-      for (int r = 0; r < kRows; ++r) {
-        const auto wide_factor = widen(factor[r * weight_row]);
-        for (int b = 0; b < kCount; ++b) {
-          sum[r][b].add_scaled(wide_factor, Lanes<T, L>::read(from + r * source_row + start(b)));
-        }
-      }
+    if (kRows > 1 && window && links >= kRows) {
+      add_window(sum, c, start);
+    } else {
+      add_links(sum, c, start);
     }
     for (int r = 0; r < kRows; ++r) {
       for (int b = 0; b < kCount; ++b) {
@@ -255,6 +270,43 @@ struct Gather {
         }
       }
     }
+  }
+
+  // Adds the products of all links: link by link, each for all rows.
+  template <int L, int kRows, int kCount, typename Start>
+  PARAMIXER_INLINE void add_links(Lanes<T, L> (&sum)[kRows][kCount], int64_t c,
+                                  const Start& start) const {
+    for (int k = 0; k < links; ++k) {
+      const T* factor = weight + distance.weight[k];
+      const T* from = source + distance.value[k] + c;
+      for (int r = 0; r < kRows; ++r) {
+        const auto wide_factor = widen(factor[r * weight_row]);
+        for (int b = 0; b < kCount; ++b) {
+          sum[r][b].add_scaled(wide_factor, Lanes<T, L>::read(from + r * source_row + start(b)));
+        }
+      }
+    }
+  }
+
+  // The same for a window, in the same order: each of its rows is read once, for all sums.
+  template <int L, int kRows, int kCount, typename Start>
+  PARAMIXER_INLINE void add_window(Lanes<T, L> (&sum)[kRows][kCount], int64_t c,
+                                   const Start& start) const {
+    const T* from = source + distance.value[0] + c;
+    const auto add_row = [&](int place, int first, int end) PARAMIXER_INLINE_LAMBDA {
+      Lanes<T, L> block[kCount];
+      for (int b = 0; b < kCount; ++b) block[b] = Lanes<T, L>::read(from + start(b));
+      for (int r = first; r < end; ++r) {
+        const auto factor = widen(weight[r * weight_row + distance.weight[place - r]]);
+        for (int b = 0; b < kCount; ++b) sum[r][b].add_scaled(factor, block[b]);
+      }
+      from += source_row;
+    };
+#pragma GCC unroll 4
+    for (int place = 0; place < kRows - 1; ++place) add_row(place, 0, place + 1);
+    for (int place = kRows - 1; place < links; ++place) add_row(place, 0, kRows);
+#pragma GCC unroll 4
+    for (int first = 1; first < kRows; ++first) add_row(links - 1 + first, first, kRows);
   }
 
   // Four rows of kChannels, which lie next to each other: a vector goes across the rows.

@@ -99,6 +99,17 @@ def small_channel_table(rows: list[Row]) -> Lines:
     return lines
 
 
+def page_table(rows: list[Row]) -> Lines:
+    """Ours with the default allocator, with huge pages and without."""
+    lines = [["case", "operation", "huge pages", "4 KiB pages", "ratio"]]
+    for row in rows:
+        if row.get("default_ms") and row.get("small_pages_ms"):
+            ratio = f"{row['small_pages_ms'] / row['default_ms']:.2f}"
+            times = [cell(row, "default_ms"), cell(row, "small_pages_ms")]
+            lines.append([row["case"], row["operation"], *times, ratio])
+    return lines
+
+
 def is_probe(row: Row) -> bool:
     """Whether this is the FMA probe, and ran."""
     return row["peer"] == "torch.mm" and "median_ms" in row
@@ -157,6 +168,8 @@ def report(document: Document, markdown: bool) -> None:
         if any("peak_mib" in row for row in rows):
             table = summary(rows, lambda row: cell(row, "peak_mib"), [])
             show("peak memory, MiB above the state before", table, markdown)
+        if len(pages := page_table(ours)) > 1:
+            show("fresh memory: milliseconds with the default allocator", pages, markdown)
     facts = ", ".join(f"{name} {fact}" for name, fact in document["machine"].items())
     print(f"\n{document['command']}\n{facts}")
     probe = [row["gfma_per_s"] * row["median_ms"] / row["min_ms"] for row in rows if is_probe(row)]

@@ -105,6 +105,16 @@ def test_chain_peers_agree(tmp_path, residual):
     assert row["multiply_adds"] == 3 * 2 * 33 * 5 * 6 * 3
 
 
+def test_chains_are_timed_with_and_without_huge_pages(tmp_path):
+    options = ["--shapes", "1,16,4", "--protocols", "cdil:3", "--no-memory", "--markdown"]
+    text, document = run(tmp_path, "chain", *options, "--peers", "paramixer", "torch.roll")
+
+    for row in document["results"]:
+        assert row["default_ms"] > 0
+        assert ("small_pages_ms" in row) == (row["peer"] == "paramixer")
+    assert "4 KiB pages" in text
+
+
 def test_rotation_peers_agree(tmp_path):
     peers = ["paramixer", "torch.roll and cat"]
     options = ["--shapes", "2,33,14", "1,8,8", "--one-allocator", "--markdown"]
