@@ -98,27 +98,20 @@ PARAMIXER_INLINE void write_block(To* to, const Lanes<A, L>& block) {
   }
 }
 
-// The last block: it lies over the one before it, and is as narrow as the rest of the width allows.
-template <int L, typename Body>
-PARAMIXER_INLINE void last_channels(int64_t width, int64_t rest, const Body& body) {
-  if constexpr (L >= 32) {
-    if (rest <= L / 2) return last_channels<L / 2>(width, rest, body);
-  }
-  body.template operator()<L>(width - L);
-}
-
-// Calls body<L>(c) for blocks of L channels at c that cover `width` channels.
+// Calls body<L>(c) for blocks of L channels at c that cover `width` channels from c on. The last
+// one lies over the one before it. (The body stands here once: its registers would not survive
+// copies.)
 template <int kWidestBlock, typename Body>
-PARAMIXER_INLINE void over_channels(int64_t width, const Body& body) {
-  if constexpr (kWidestBlock > 1) {
-    constexpr int kHalf = kWidestBlock == 4 ? 1 : kWidestBlock / 2;  // two lanes are no vector
-    if (width < kWidestBlock) return over_channels<kHalf>(width, body);
+PARAMIXER_INLINE void over_channels(int64_t width, const Body& body, int64_t c = 0) {
+  for (; c < width; c += kWidestBlock) {
+    const int64_t rest = width - c;
+    if constexpr (kWidestBlock > 1) {
+      constexpr int kHalf = kWidestBlock == 4 ? 1 : kWidestBlock / 2;  // two lanes are no vector
+      const bool narrow = width < kWidestBlock || (kWidestBlock >= 32 && rest <= kHalf);
+      if (narrow) return over_channels<kHalf>(width, body, c);
+    }
+    body.template operator()<kWidestBlock>(rest < kWidestBlock ? width - kWidestBlock : c);
   }
-  int64_t c = 0;
-  for (; c + kWidestBlock <= width; c += kWidestBlock) {
-    body.template operator()<kWidestBlock>(c);
-  }
-  if (c < width) last_channels<kWidestBlock>(width, width - c, body);
 }
 
 // Rows of scratch or of an operand.
