@@ -99,18 +99,22 @@ PARAMIXER_INLINE void write_block(To* to, const Lanes<A, L>& block) {
 }
 
 // Calls body<L>(c) for blocks of L channels at c that cover `width` channels from c on. The last
-// one lies over the one before it. (The body stands here once: its registers would not survive
-// copies.)
-template <int kWidestBlock, typename Body>
+// one is of as few vectors as hold the rest, and lies over the one before it. (The body stands here
+// once for each L: of two copies in one function, the compiler keeps the registers of neither.)
+template <typename A, int L, typename Body>
 PARAMIXER_INLINE void over_channels(int64_t width, const Body& body, int64_t c = 0) {
-  for (; c < width; c += kWidestBlock) {
+  constexpr int kVector = kVectorBytes / sizeof(A);
+  for (; c < width; c += L) {
     const int64_t rest = width - c;
-    if constexpr (kWidestBlock > 1) {
-      constexpr int kHalf = kWidestBlock == 4 ? 1 : kWidestBlock / 2;  // two lanes are no vector
-      const bool narrow = width < kWidestBlock || (kWidestBlock >= 32 && rest <= kHalf);
-      if (narrow) return over_channels<kHalf>(width, body, c);
+    if constexpr (L > 1) {
+      constexpr int kLess = L > kVector ? L - kVector
+                            : L == 4    ? 1
+                                        : L / 2;  // no block of two lanes
+      if (width < L || (L > kVector && rest <= kLess)) {
+        return over_channels<A, kLess>(width, body, c);
+      }
     }
-    body.template operator()<kWidestBlock>(rest < kWidestBlock ? width - kWidestBlock : c);
+    body.template operator()<L>(rest < L ? width - L : c);
   }
 }
 
@@ -423,7 +427,7 @@ struct ChannelTask {
       for (int64_t p = 0; p < rows; ++p, to += row) {
         const T* source_row = from + walk.next() * source.row;
         for (int64_t c = width; c < span; ++c) to[c] = 0;
-        over_channels<kWidest<A>>(width, [&]<int L>(int64_t c) PARAMIXER_INLINE_LAMBDA {
+        over_channels<A, kWidest<A>>(width, [&]<int L>(int64_t c) PARAMIXER_INLINE_LAMBDA {
           write_block<false>(to + c, read_block<A, L>(source_row + c));
         });
       }
@@ -448,7 +452,7 @@ struct ChannelTask {
       T* to = operand<T>(problem.result);
       share_rows(problem.length, [&](RowPart part, A*) {
         for (int64_t p = part.begin; p < part.end; ++p) {
-          over_channels<kWidest<A>>(width, [&]<int L>(int64_t c) PARAMIXER_INLINE_LAMBDA {
+          over_channels<A, kWidest<A>>(width, [&]<int L>(int64_t c) PARAMIXER_INLINE_LAMBDA {
             write_block<false>(to + p * problem.result.row + c,
                                read_block<A, L>(copied_result + p * row + c));
           });
@@ -598,7 +602,7 @@ struct ChannelTask {
                   RowPart part, const Target<To>& to) const {
     const bool previous = chain.residual == Residual::kPrevious;
     if (sweep.factors == 2) {
-      return over_channels<kSlide<A>>(span, [&]<int L>(int64_t c) PARAMIXER_INLINE_LAMBDA {
+      return over_channels<A, kSlide<A>>(span, [&]<int L>(int64_t c) PARAMIXER_INLINE_LAMBDA {
         if (previous) {
           pair_block<true, kStream, L>(input, ring_weights, sweep.ring, part, to, c);
         } else {

@@ -2,7 +2,7 @@
 
 from paramixer.nn.chord_mixer import ChordMixer
 from paramixer.nn.classifier import SequenceClassifier
-from paramixer.nn.deep import GatedFeedForward, with_feed_forward
+from paramixer.nn.deep import ChannelDropout, GatedFeedForward, with_feed_forward
 from paramixer.nn.dense import dense_map
 from paramixer.nn.feature_maps import EluPlusOne, Favor, FeatureMap, FeedForwardKernel, Relu
 from paramixer.nn.lama import LamaClassifier, LamaPooling, diversity_penalty
@@ -11,6 +11,7 @@ from paramixer.nn.monarch import Monarch, monarch_matrix, project_monarch
 from paramixer.nn.paramixer import Paramixer, PSFAttention, average_init
 
 __all__ = [
+    "ChannelDropout",
     "ChordMixer",
     "EluPlusOne",
     "Favor",

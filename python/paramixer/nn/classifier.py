@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from paramixer._checks import check_choice, check_integer, check_sequence, check_size
 from paramixer.nn._rows import zero_padding
+from paramixer.nn.deep import ChannelDropout
 
 POSITIONS = ("none", "learned", "sinusoidal")
 POOLINGS = ("flatten", "mean", "first", "valid")
@@ -50,8 +51,8 @@ class SequenceClassifier(nn.Module):
     """Embedding, positions, a stack of mixers, pooling and a head.
 
     Plain, every mixer's result replaces its input: x = dropout(mixer(x)). With `norm` it is added
-    to its input, which is normalised before: x = x + dropout(mixer(LayerNorm(x))), and one more
-    LayerNorm precedes the pooling.
+    to its input, which is normalised before: x = x + dropout(mixer(LayerNorm(x))), where dropout is
+    that of whole channels (`ChannelDropout`), and one more LayerNorm precedes the pooling.
 
     The published networks are the plain form with `links_from="embedding"`, the links of every
     layer computed from the embedded input: PSF-Attn has one `PSFAttention`, Paramixer any number
@@ -143,7 +144,7 @@ class SequenceClassifier(nn.Module):
             nn.LayerNorm(width) if norm else nn.Identity() for _ in self.mixers
         )
         self.final_norm = nn.LayerNorm(width) if norm else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ChannelDropout(dropout) if norm else nn.Dropout(dropout)
         self.head = _head(
             widths[-1] * (length if pooling == "flatten" else 1), head_hidden, classes
         )

@@ -4,10 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from paramixer._checks import check_size
+
+
+class ChannelDropout(nn.Module):
+    """Dropout of whole channels: one draw for all rows of a sequence.
+
+    In training a channel is zero with probability p and otherwise scaled by 1 / (1 - p). (On a CPU,
+    drawing for every element takes about as long as everything else in a layer.)
+
+    Args:
+        p: probability, 0 <= p <= 1.
+
+    Shapes:
+        x (.., N, E), floating; result likewise.
+
+    Raises:
+        ValueError: at construction when p is no probability.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise ValueError(f"ChannelDropout: p must be between 0 and 1 (got {p})")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (.., N, E) to (.., N, E)."""
+        if not self.training or self.p == 0:
+            return x
+        return x * functional.dropout(torch.ones_like(x[..., :1, :]), self.p)
 
 
 class GatedFeedForward(nn.Module):
@@ -18,7 +48,7 @@ class GatedFeedForward(nn.Module):
     Args:
         width: of input and result, E.
         hidden: of the gated layer, h.
-        dropout: probability of dropout on the gated layer.
+        dropout: probability with which a channel of the gated layer is dropped.
 
     Shapes:
         x (B, N, E); mask is not needed and only there because mixers have one; result (B, N, E).
@@ -33,7 +63,7 @@ class GatedFeedForward(nn.Module):
         self.width = check_size("GatedFeedForward", "width", width)
         hidden = check_size("GatedFeedForward", "hidden", hidden)
         self.gate_and_value = nn.Linear(width, 2 * hidden)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ChannelDropout(dropout)
         self.output = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -11,6 +11,22 @@ def test_gated_feed_forward_is_its_formula():
     torch.testing.assert_close(layer(x), layer.output(functional.gelu(gate) * value))
 
 
+def test_channel_dropout_takes_the_same_channels_of_all_rows():
+    dropout, x = nn.ChannelDropout(0.25), torch.rand(50, 7, 40) + 1
+    kept = dropout(x) != 0
+    assert torch.equal(kept, kept[:, :1].expand_as(kept))
+    assert 0.7 < kept.float().mean() < 0.8
+    torch.testing.assert_close(dropout(x).sum() / x.sum(), torch.tensor(1.0), atol=0.05, rtol=0)
+    assert dropout(x[:, :0]).shape == (50, 0, 40)
+    assert torch.equal(torch.jit.script(dropout.eval())(x), x)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.5, float("nan")])
+def test_channel_dropout_checks_its_probability(p):
+    with pytest.raises(ValueError, match=f"ChannelDropout: p must be between 0 and 1 .got {p}"):
+        nn.ChannelDropout(p)
+
+
 def test_dropout_is_for_training():
     layer = nn.GatedFeedForward(6, 50, dropout=0.5)
     x = torch.randn(2, 3, 6)
