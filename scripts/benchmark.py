@@ -15,8 +15,9 @@ traffic (100 % of it is the speed limit of memory) and a large float32 torch.mm 
 On the CPU, page faults of fresh memory decide the times of large tensors. The times are therefore
 taken in a process whose allocator keeps freed memory (MALLOC_MMAP_MAX_=0
 MALLOC_TRIM_THRESHOLD_=1000000000000); a second process with the default allocator gives those in
-parentheses, and two more, with paramixer alone, give what huge pages save a chain. Peak memory is that of a process of its own, with the default allocator, above the
-state before the call (a layer: before the model is made). Of mixers this includes the gradients.
+parentheses, and two more, with paramixer alone, give what huge pages save a chain. Peak memory is
+that of a process of its own, with the default allocator, above the state before the call (a layer:
+before the model is made). Of mixers this includes the gradients.
 
     python scripts/benchmark.py chain --markdown                  a table of the README
     python scripts/benchmark.py scaling --plot docs/benchmarks.png
