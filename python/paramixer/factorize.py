@@ -24,6 +24,7 @@ from torch import Tensor
 from paramixer import links as protocols
 from paramixer._checks import check_choice, check_integer, check_offsets, check_size
 from paramixer._extras import needs_extra
+from paramixer._lbfgs import History, Point, line_search
 from paramixer.ops import mix_chain
 
 PROTOCOLS = ("chord", "cdil")
@@ -320,36 +321,26 @@ def _minimize(
     objective: _Objective, weights: Tensor, iterations: int, tolerance: float, report: Report
 ) -> tuple[int, bool]:
     """L-BFGS in place; returns the iterations done and whether they converged."""
-    # Its own stopping rules are off: they compare absolute numbers, and progress in one iteration.
-    optimizer = torch.optim.LBFGS(
-        [weights],
-        history_size=min(max(HISTORY_NUMBERS // weights.numel(), LEAST_HISTORY), MOST_HISTORY),
-        tolerance_grad=0,
-        tolerance_change=0,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        loss, weights.grad = objective.full_gradient(weights)
-        return loss
-
-    group = optimizer.param_groups[0]
+    pairs = min(max(HISTORY_NUMBERS // weights.numel(), LEAST_HISTORY), MOST_HISTORY)
+    history = History(weights, pairs)
     floor = torch.finfo(weights.dtype).eps * objective.target.norm().item()
-    done, before = 0, math.inf
-    while done < iterations:
-        wanted = min(CHECK_EVERY, iterations - done)
-        # An iteration rarely takes more than two evaluations; the bound of torch would end it.
-        group["max_iter"], group["max_eval"] = wanted, 100 * wanted
-        optimizer.step(closure)
-        made = optimizer.state[weights]["n_iter"] - done
-        done += made
-        error = objective.error(weights)
-        report(done, error)
-        stalled = wanted == CHECK_EVERY and before - error <= tolerance * error
-        if made < wanted or error <= floor or stalled:
-            return done, True
-        before = error
-    return done, False
+    before = math.inf
+    here = Point(weights.clone(), *objective.full_gradient(weights))
+    direction = history.direction(here.gradient)
+    for done in range(1, iterations + 1):
+        trial = line_search(objective.full_gradient, here, direction)
+        if trial is not None:
+            history.add(trial.place - here.place, trial.gradient - here.gradient)
+            here, direction = trial, history.direction(trial.gradient)
+            weights.copy_(here.place)
+        if trial is None or done % CHECK_EVERY == 0 or done == iterations:
+            error = objective.error(weights)
+            report(done, error)
+            stalled = done % CHECK_EVERY == 0 and before - error <= tolerance * error
+            if trial is None or error <= floor or stalled:
+                return done, True
+            before = error
+    return iterations, False
 
 
 def _descend(
