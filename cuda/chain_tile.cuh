@@ -169,12 +169,11 @@ __device__ __forceinline__ void apply_links(const TileArguments<T>& arguments, c
   const Column<T> initial = tile.column(arguments.initial_buffer, quad);
   for (int row = threadIdx.x >> arguments.quad_bits; row < arguments.rows;
        row += blockDim.x >> arguments.quad_bits) {
-    const T* weight = tile.weights_of(turn.first, row);
+    const T* weight = tile.weights_of(turn.first) + tile.row_of(row) * arguments.weight.row;
     Quad sums = residual_of<kResidual>(initial, from.load(row), row);
     PARAMIXER_UNROLL_BY(4)
-    for (int k = 0; k < arguments.links; ++k) {
-      multiply_add(widen(weight[k * arguments.weight.column]),
-                   from.load(wrap_row(row + offset[k], arguments.rows)), sums);
+    for (int k = 0; k < arguments.links; ++k, weight += arguments.weight.column) {
+      multiply_add(widen(*weight), from.load(wrap_row(row + offset[k], arguments.rows)), sums);
     }
     to.at(row) = narrow_quad<T>(sums);
   }

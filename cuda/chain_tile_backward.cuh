@@ -62,7 +62,7 @@ struct Gradients {
 // A segment back through both factors of a pair. With a = i - 3, step i brings rows a of the
 // segment from the tile and makes row a - 1 of the state between the factors, row a - 2 of the
 // gradient there, and row a - 3 of all that is wanted. Before a row exists its step is left out;
-// unrolled, all indices are constants. All threads of the block come here.
+// unrolled, all indices are constants. Whole warps come here.
 template <Residual kResidual, typename T>
 __device__ __forceinline__ void walk_pair_back(const Gradients<T>& gradients, int rows,
                                                const Segment& segment) {
@@ -178,6 +178,9 @@ __device__ __forceinline__ void back_three(const TileArguments<T>& arguments, co
                                   tile.column(to, quad),    tile.weights(turn),
                                   tile.dots(turn),          tile.valid_channels(group, quad)};
   if (turn.factors == 2) {
+    // By a shuffle the compiler knows that whole warps leave.
+    const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / Traits::kWarp, 0);
+    if (warp * (Traits::kWarp / kThreeQuads) >= turn.segments) return;
     walk_pair_back<kResidual>(gradients, arguments.rows, find_segment(turn, arguments.rows));
   } else {
     const int32_t* offset = arguments.offset + turn.first * 3;
@@ -226,11 +229,12 @@ __device__ __forceinline__ void apply_transpose(const TileArguments<T>& argument
   for (int row = threadIdx.x >> arguments.quad_bits; row < arguments.rows;
        row += blockDim.x >> arguments.quad_bits) {
     Quad sums = kResidual == Residual::kPrevious ? from.load(row) : Quad{};
+    const T* weight = tile.weights_of(turn.first);
     PARAMIXER_UNROLL_BY(4)
-    for (int k = 0; k < arguments.links; ++k) {
+    for (int k = 0; k < arguments.links; ++k, weight += arguments.weight.column) {
       const int source = wrap_row(row + arguments.rows - offset[k], arguments.rows);
-      const T* weight = tile.weights_of(turn.first, source);
-      multiply_add(widen(weight[k * arguments.weight.column]), from.load(source), sums);
+      multiply_add(widen(weight[tile.row_of(source) * arguments.weight.row]), from.load(source),
+                   sums);
     }
     to.at(row) = narrow_quad<T>(sums);
   }

@@ -25,6 +25,16 @@ using QuadWord = std::conditional_t<sizeof(T) == 4, Vector16, Vector8>;
 
 template <typename T>
 PARAMIXER_INLINE Quad widen_quad(QuadWord<T> word) {
+  if constexpr (std::is_same_v<T, BFloat16>) {  // an instruction a channel; the compiler takes two
+    const auto pairs = paramixer::detail::bit_cast<Pack<uint32_t, 2>>(word);
+    Quad quad;
+    PARAMIXER_UNROLL
+    for (int p = 0; p < 2; ++p) {
+      quad.channel[2 * p] = paramixer::detail::bit_cast<float>(pairs.element[p] << 16);
+      quad.channel[2 * p + 1] = paramixer::detail::bit_cast<float>(pairs.element[p] & 0xffff0000u);
+    }
+    return quad;
+  }
   const auto pack = paramixer::detail::bit_cast<Pack<T, kQuad>>(word);
   Quad quad;
   PARAMIXER_UNROLL
@@ -132,10 +142,9 @@ class Tile {
   // Where a row of the tile lies among the rows of its batch item.
   PARAMIXER_INLINE int32_t row_of(int row) const { return table()[row]; }
 
-  // The weights of a row and factor in device memory.
-  PARAMIXER_INLINE const T* weights_of(int factor, int row) const {
-    return arguments_.weight.data + place().weight + factor * arguments_.weight_factor +
-           row_of(row) * arguments_.weight.row;
+  // The weights of a factor in device memory, those of row 0 of the batch item.
+  PARAMIXER_INLINE const T* weights_of(int factor) const {
+    return arguments_.weight.data + place().weight + factor * arguments_.weight_factor;
   }
 
   // Rows that are the tile's own; the ring may end within it. They begin behind the halo.
@@ -175,15 +184,19 @@ class Tile {
                              int buffer) const {
     const Piece piece = own_piece(group);
     const T* source = view.data + offset + piece.channel * view.column;
-    for (int row = piece.row; row < arguments_.rows; row += piece.rows) {
-      Vector16* target = at(buffer, row, piece);
-      if (!arguments_.vectors) {
-        *target = gather(source + table()[row] * view.row, view.column, piece.channels);
-      } else if (piece.channels > 0) {
-        ptx::cp_async<16>(target, source + table()[row] * view.row);
-      } else {
-        *target = Vector16{};
+    const auto for_each_row = [&](auto copy) {
+      for (int row = piece.row; row < arguments_.rows; row += piece.rows) {
+        copy(at(buffer, row, piece), source + table()[row] * view.row);
       }
+    };
+    if (!arguments_.vectors) {
+      for_each_row([&](Vector16* target, const T* address) {
+        *target = gather(address, view.column, piece.channels);
+      });
+    } else if (piece.channels > 0) {
+      for_each_row([](Vector16* target, const T* address) { ptx::cp_async<16>(target, address); });
+    } else {
+      for_each_row([](Vector16* target, const T*) { *target = Vector16{}; });
     }
   }
 
@@ -193,14 +206,17 @@ class Tile {
     if (piece.channels <= 0) return;
     T* target = view.data + offset + piece.channel * view.column;
     const int end = arguments_.halo + own_rows();
-    for (int row = arguments_.halo + piece.row; row < end; row += piece.rows) {
-      const Vector16 vector = *at(buffer, row, piece);
-      T* address = target + table()[row] * view.row;
-      if (arguments_.vectors) {
-        store_vector(address, vector);
-      } else {
-        scatter(vector, address, view.column, piece.channels);
+    const auto for_each_row = [&](auto copy) {
+      for (int row = arguments_.halo + piece.row; row < end; row += piece.rows) {
+        copy(target + table()[row] * view.row, *at(buffer, row, piece));
       }
+    };
+    if (arguments_.vectors) {
+      for_each_row([](T* address, Vector16 vector) { store_vector(address, vector); });
+    } else {
+      for_each_row([&](T* address, Vector16 vector) {
+        scatter(vector, address, view.column, piece.channels);
+      });
     }
   }
 
@@ -209,7 +225,7 @@ class Tile {
   __device__ void stage_weights() const {
     for (int e = threadIdx.x % Traits::kWarp; e < 3 * arguments_.factors; e += Traits::kWarp) {
       const Element element = find_element(e);
-      const T* source = weights_of_element(element);
+      const T* source = weights_of(element.factor) + element.link * arguments_.weight.column;
       float* target = weights(*element.turn) + element.index;
       const int stride = 3 * element.turn->factors;
       PARAMIXER_UNROLL_BY(4)
@@ -287,11 +303,6 @@ class Tile {
     const int index = e - turn.first * links;
     return {&turn, index, turn.first + index / links,
             turn.factors == 2 ? turn.column[index] : index % links};
-  }
-
-  PARAMIXER_INLINE const T* weights_of_element(const Element& element) const {
-    return arguments_.weight.data + place().weight + element.factor * arguments_.weight_factor +
-           element.link * arguments_.weight.column;
   }
 
   PARAMIXER_INLINE float* staged() const {

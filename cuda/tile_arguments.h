@@ -23,6 +23,7 @@ struct Turn {
   int8_t factors;    // 2: links 0, distance, -distance and then 0, 2 distance, -2 distance
   int8_t column[6];  // where the weights of those links are
   int8_t segment;    // rows that a thread takes, at most kSegment
+  int16_t segments;  // of all rows
   int32_t distance;
 };
 
@@ -100,10 +101,11 @@ inline std::vector<int> pair_columns(const Sweep& sweep, int factor, int links, 
                                               tile_rows(sweep));
 }
 
-// Short rings keep as many threads busy as they have work for.
+// Short rings keep as many threads busy as they have work for, with one row in nine to spare for
+// segments that do not fill a tile.
 inline int tile_threads(const Sweep& sweep, int links) {
   const int64_t rows =
-      links == 3 ? ceil_div(tile_rows(sweep), TileTraits::kSegment / 2) : tile_rows(sweep);
+      links == 3 ? ceil_div(tile_rows(sweep), TileTraits::kSegment - 1) : tile_rows(sweep);
   const int64_t threads = round_up(rows * (sweep.channels / kQuad), Traits::kWarp);
   return static_cast<int>(std::min<int64_t>(threads, TileTraits::kThreads));
 }
@@ -122,12 +124,13 @@ inline std::vector<Turn> make_turns(const Sweep& sweep, int links) {
         paramixer::detail::shortest_link(along_tile(sweep, factor, links), rows);
     const auto columns = pair_columns(sweep, factor, links, distance);
     const int64_t segment = std::min<int64_t>(rows / distance, TileTraits::kSegment);
-    if (!columns.empty() && segment >= TileTraits::kLeastSegment &&
-        ceil_div(rows, segment * distance) * distance <= most) {
+    const int64_t segments = ceil_div(rows, std::max<int64_t>(segment, 1) * distance) * distance;
+    if (!columns.empty() && segment >= TileTraits::kLeastSegment && segments <= most) {
       turn.factors = 2;
       for (int k = 0; k < 6; ++k) turn.column[k] = static_cast<int8_t>(columns[k]);
       turn.distance = static_cast<int32_t>(distance);
       turn.segment = static_cast<int8_t>(segment);
+      turn.segments = static_cast<int16_t>(segments);
     }
     factor += turn.factors;
     turns.push_back(turn);
@@ -141,10 +144,14 @@ inline int backward_buffers(std::span<const Turn> turns) {
   return static_cast<int>(turns.size()) + turns.back().factors;
 }
 
-// The most rows of a tile for a sweep: with as many pairs as its tile then has.
+// The most rows of a tile for a sweep: with as many pairs as its tile then has, and, but for whole
+// rings, such that segments fill warps.
 inline int64_t most_rows(const TileKind& kind, const Sweep& sweep) {
-  for (int states = kind.links == 3 ? sweep.factors / 2 + 2 : sweep.factors + 1;; ++states) {
-    const int64_t rows = most_rows(kind, sweep.factors, states);
+  constexpr int64_t kWarpRows = TileTraits::kSegment * Traits::kWarp / kThreeQuads;
+  const bool three = kind.links == 3;
+  for (int states = three ? sweep.factors / 2 + 2 : sweep.factors + 1;; ++states) {
+    int64_t rows = most_rows(kind, sweep.factors, states);
+    if (three && rows > kWarpRows && rows < sweep.ring) rows -= rows % kWarpRows;
     Sweep tiled = sweep;
     paramixer::detail::set_tile(tiled, rows);
     if (kind.direction == Direction::kForward || tiled.tile == 0 ||

@@ -84,13 +84,21 @@ inline TileMemory tile_memory(const TileKind& kind, int factors, int states, int
   return memory;
 }
 
-// How many blocks share the groups of channels of a tile.
+// How many blocks share the groups of channels of a tile: as many as end soonest, if as many blocks
+// run at once as a large GPU has places for, and a block's beginning takes half as long as a group.
 inline int64_t tile_splits(const Problem& problem, const Sweep& sweep) {
   const int64_t groups = detail::ceil_div(problem.channels, sweep.channels);
   const int64_t tiles =
       batch_count(problem) * sweep.classes * detail::ceil_div(sweep.ring, sweep.tile);
-  const int64_t wanted = std::min(groups, detail::ceil_div(TileTraits::kWantedBlocks, tiles));
-  return detail::ceil_div(groups, detail::ceil_div(groups, wanted));
+  int64_t best = 1, least = std::numeric_limits<int64_t>::max();
+  for (int64_t wanted = 1; wanted <= groups; ++wanted) {
+    const int64_t of_block = detail::ceil_div(groups, wanted);
+    const int64_t splits = detail::ceil_div(groups, of_block);
+    const int64_t rounds = detail::ceil_div(tiles * splits, TileTraits::kBlocksAtOnce);
+    const int64_t half_groups = rounds * (2 * of_block + 1);
+    if (half_groups < least) best = splits, least = half_groups;
+  }
+  return best;
 }
 
 namespace detail {

@@ -44,8 +44,8 @@ struct TileTraits {
   // segments begin in different banks. Chains of fewer than kLeastSegment rows are not worth it.
   static constexpr int kSegment = 9;
   static constexpr int kLeastSegment = 6;
-  // Where tiles are fewer, blocks share the groups of channels of a tile.
-  static constexpr int64_t kWantedBlocks = 1024;
+  // For which blocks share the groups of channels of a tile: two on each of 132 multiprocessors.
+  static constexpr int64_t kBlocksAtOnce = 264;
   // Of a launch; its offsets travel in the kernel's parameters.
   static constexpr int kMostFactors = 16;
   static constexpr int kMostOffsets = 256;

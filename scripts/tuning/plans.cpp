@@ -28,6 +28,7 @@ struct Grid {
   int threads = Traits::kThreads;
   int64_t shared = 0;
   int pairs = 0;       // of factors that go through registers together
+  int64_t walks = 0;   // of whole warps through the segments of a tile, of all pairs
   int64_t splits = 1;  // of the channels among blocks
 };
 
@@ -53,7 +54,11 @@ Grid tile_grid(const Case& c, Direction direction, const Sweep& sweep) {
             .threads = shape.threads,
             .shared = shape.memory.total(),
             .splits = tile_splits(chain.problem, sweep)};
-  for (const Turn& turn : shape.turns) grid.pairs += turn.factors == 2;
+  for (const Turn& turn : shape.turns) {
+    if (turn.factors == 1) continue;
+    ++grid.pairs;
+    grid.walks += detail::round_up(int64_t{turn.segments} * kThreeQuads, Traits::kWarp);
+  }
   return grid;
 }
 
@@ -77,8 +82,8 @@ void print_launch(const Case& c, Direction direction, const Sweep& sweep, bool l
   std::printf(R"({"way": "%s", "first": %d, "factors": %d, "ring": %lld, "channels": %lld, )",
               kWays[static_cast<size_t>(way)], sweep.first, sweep.factors, Long{sweep.ring},
               Long{sweep.channels});
-  std::printf(R"("rows": %lld, "tiles": %lld, "pairs": %d, "splits": %lld, )", Long{grid.rows},
-              Long{grid.tiles}, grid.pairs, Long{grid.splits});
+  std::printf(R"("rows": %lld, "tiles": %lld, "pairs": %d, "walks": %lld, "splits": %lld, )",
+              Long{grid.rows}, Long{grid.tiles}, grid.pairs, Long{grid.walks}, Long{grid.splits});
   std::printf(R"("blocks": %lld, "threads": %d, "shared": %lld}%s)", Long{grid.blocks},
               grid.threads, Long{grid.shared}, last ? "" : ", ");
 }

@@ -167,16 +167,16 @@ struct PlannedChain {
 
 TEST(TileShapeTest, BlocksShareTheChannelsOfATileWhereTilesAreFew) {
   const auto protocol = testing::make_protocol("cdil", cdil(16384));
-  for (const int64_t batch : {1, 8, 64}) {
+  // 32 tiles of 512 rows a batch item, 8 groups of 16 channels, 264 blocks at once.
+  for (const auto& [batch, splits] : {std::pair{1, 8}, {2, 4}, {8, 1}, {9, 4}, {64, 1}}) {
     const PlannedChain planned(Direction::kForward, DType::kFloat32, batch, 16384, 128, protocol);
     ASSERT_EQ(planned.plan.sweeps.size(), 2);  // whatever the batch
-    const TileShape halos = planned.shape(Direction::kForward, sizeof(float), 0);
-    // 32 tiles of 514 rows, 8 groups of 16 channels.
-    EXPECT_EQ(halos.blocks, batch * 32 * (batch == 64 ? 1 : batch == 8 ? 4 : 8));
-    EXPECT_EQ(halos.threads, TileTraits::kThreads);
-    EXPECT_TRUE(halos.vectors);
-    const TileShape closed = planned.shape(Direction::kForward, sizeof(float), 1);
-    EXPECT_EQ(closed.blocks, batch * 32 * (batch == 64 ? 1 : batch == 8 ? 4 : 8));
+    for (const size_t sweep : {0, 1}) {
+      const TileShape shape = planned.shape(Direction::kForward, sizeof(float), sweep);
+      EXPECT_EQ(shape.blocks, batch * 32 * splits) << batch;
+      EXPECT_EQ(shape.threads, TileTraits::kThreads);
+      EXPECT_TRUE(shape.vectors);
+    }
   }
 }
 
@@ -194,7 +194,7 @@ TEST(TileShapeTest, TurnsOfCdil) {
         ASSERT_LE(shape.memory.total(), TileTraits::kSharedBytes);
         const auto arguments = make_tile_arguments<float>(planned.chain, sweep, shape);
         ASSERT_EQ(arguments.turns, (sweep.factors + 1) / 2);
-        const int buffers = direction == Direction::kForward ? 1 : arguments.turns + 2;
+        const int buffers = direction == Direction::kForward ? 1 : sweep.factors / 2 + 2;
         EXPECT_EQ(shape.memory.buffers, buffers);
         for (int t = 0; t < sweep.factors / 2; ++t) {
           const Turn& turn = arguments.turn[t];
