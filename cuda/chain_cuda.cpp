@@ -258,7 +258,7 @@ class Backward {
         factors_.offsets(0), ops::ChannelStride::kAny);
     ChainProblem chain = factors_.problem(prepared);
     std::vector<int64_t> shape = d_weight_.sizes().vec();
-    shape.insert(shape.begin(), tile_splits(chain.problem, sweep));
+    shape.insert(shape.begin(), tile_splits(Direction::kBackward, chain.problem, sweep));
     shape[shape.size() - 2] = sweep.factors;
     const at::Tensor dots = at::empty(shape, grad.options().dtype(at::kFloat));
     chain.problem.dots.data = dots.mutable_data_ptr();

@@ -58,6 +58,12 @@ __device__ __forceinline__ Segment find_segment(const Turn& turn, int rows) {
   return {start, start + reach < rows ? start + reach : rows, turn.distance, quad};
 }
 
+// By a shuffle the compiler knows that all lanes agree. Whole warps come here.
+__device__ __forceinline__ bool warp_has_segments(const Turn& turn) {
+  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / Traits::kWarp, 0);
+  return warp * (Traits::kWarp / kThreeQuads) < turn.segments;
+}
+
 // The weights of both factors of a pair for one row.
 struct PairWeights {
   float first[3], second[3];
@@ -120,10 +126,10 @@ __device__ __forceinline__ void apply_three(const TileArguments<T>& arguments, c
   const Column<T> from = tile.column(from_buffer, quad), to = tile.column(to_buffer, quad);
   const Column<T> initial = tile.column(arguments.initial_buffer, quad);
   const float* weights = tile.weights(turn);
-  Held<T> held;
+  Held<T> held{};  // without values, its registers would be kept from turn to turn
   if (turn.factors == 2) {
     const Segment segment = find_segment(turn, rows);
-    walk_pair<kResidual>(from, initial, weights, rows, segment, held);
+    if (warp_has_segments(turn)) walk_pair<kResidual>(from, initial, weights, rows, segment, held);
     __syncthreads();
     PARAMIXER_UNROLL
     for (int i = 0; i < TileTraits::kSegment; ++i) {
@@ -136,8 +142,7 @@ __device__ __forceinline__ void apply_three(const TileArguments<T>& arguments, c
   const int first = threadIdx.x / kThreeQuads, apart = blockDim.x / kThreeQuads;
   PARAMIXER_UNROLL
   for (int i = 0; i < TileTraits::kSegment; ++i) {
-    // A row too many is the last one again, as a register that is not always written would be kept
-    // from turn to turn.
+    // A row too many is the last one again: a branch would cost more.
     const int row = first + i * apart < rows ? first + i * apart : rows - 1;
     Quad sums{};
     if constexpr (kResidual != Residual::kNone) {

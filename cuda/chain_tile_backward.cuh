@@ -62,10 +62,11 @@ struct Gradients {
 // A segment back through both factors of a pair. With a = i - 3, step i brings rows a of the
 // segment from the tile and makes row a - 1 of the state between the factors, row a - 2 of the
 // gradient there, and row a - 3 of all that is wanted. Before a row exists its step is left out;
-// unrolled, all indices are constants. Whole warps come here.
+// unrolled, all indices are constants. Segments of at most kLeastSegmentBack rows are short. Whole
+// warps come here.
 template <Residual kResidual, typename T>
 __device__ __forceinline__ void walk_pair_back(const Gradients<T>& gradients, int rows,
-                                               const Segment& segment) {
+                                               const Segment& segment, bool is_short) {
   constexpr int kRows = TileTraits::kSegment;
   Quad state[4], middle[5], behind[5], between[3];  // row r is element r modulo their number
   // By row and link, of as many rows as lie between a weight's first and last use.
@@ -75,6 +76,7 @@ __device__ __forceinline__ void walk_pair_back(const Gradients<T>& gradients, in
   int row = before(before(before(segment.start)));
   PARAMIXER_UNROLL
   for (int i = 0; i < kRows + 6; ++i) {
+    if (i == TileTraits::kLeastSegmentBack + 6 && is_short) break;
     // Rows a, a - 1, .. as numbers that are not negative.
     constexpr int kShift = 60;
     const int a = i - 3, n = a + kShift;
@@ -178,10 +180,9 @@ __device__ __forceinline__ void back_three(const TileArguments<T>& arguments, co
                                   tile.column(to, quad),    tile.weights(turn),
                                   tile.dots(turn),          tile.valid_channels(group, quad)};
   if (turn.factors == 2) {
-    // By a shuffle the compiler knows that whole warps leave.
-    const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / Traits::kWarp, 0);
-    if (warp * (Traits::kWarp / kThreeQuads) >= turn.segments) return;
-    walk_pair_back<kResidual>(gradients, arguments.rows, find_segment(turn, arguments.rows));
+    if (!warp_has_segments(turn)) return;
+    walk_pair_back<kResidual>(gradients, arguments.rows, find_segment(turn, arguments.rows),
+                              turn.segment <= TileTraits::kLeastSegmentBack);
   } else {
     const int32_t* offset = arguments.offset + turn.first * 3;
     dots_of_three(gradients, arguments.rows, offset);

@@ -31,6 +31,7 @@ struct TileShape {
   int64_t tiles = 0;  // of all rings, batch items and groups of channels
   int64_t blocks = 0;
   int threads = 0;
+  int64_t splits = 1;  // of the groups of channels of a tile among blocks
   TileMemory memory = {};
   std::vector<Turn> turns;
   bool vectors = false;  // rows are read and written 16 bytes at a time
@@ -101,20 +102,13 @@ inline std::vector<int> pair_columns(const Sweep& sweep, int factor, int links, 
                                               tile_rows(sweep));
 }
 
-// Short rings keep as many threads busy as they have work for, with one row in nine to spare for
-// segments that do not fill a tile.
-inline int tile_threads(const Sweep& sweep, int links) {
-  const int64_t rows =
-      links == 3 ? ceil_div(tile_rows(sweep), TileTraits::kSegment - 1) : tile_rows(sweep);
-  const int64_t threads = round_up(rows * (sweep.channels / kQuad), Traits::kWarp);
-  return static_cast<int>(std::min<int64_t>(threads, TileTraits::kThreads));
-}
-
 // The turns of a sweep: pairs where two factors form one whose chains are long enough, and where
 // every thread has at most one segment.
-inline std::vector<Turn> make_turns(const Sweep& sweep, int links) {
+inline std::vector<Turn> make_turns(Direction direction, const Sweep& sweep, int links) {
+  const int least =
+      direction == Direction::kForward ? TileTraits::kLeastSegment : TileTraits::kLeastSegmentBack;
   const int64_t rows = tile_rows(sweep);
-  const int64_t most = tile_threads(sweep, links) / kThreeQuads;
+  constexpr int64_t kMost = TileTraits::kThreads / kThreeQuads;
   std::vector<Turn> turns;
   for (int factor = 0; factor < sweep.factors;) {
     Turn turn{};
@@ -125,7 +119,7 @@ inline std::vector<Turn> make_turns(const Sweep& sweep, int links) {
     const auto columns = pair_columns(sweep, factor, links, distance);
     const int64_t segment = std::min<int64_t>(rows / distance, TileTraits::kSegment);
     const int64_t segments = ceil_div(rows, std::max<int64_t>(segment, 1) * distance) * distance;
-    if (!columns.empty() && segment >= TileTraits::kLeastSegment && segments <= most) {
+    if (!columns.empty() && segment >= least && segments <= kMost) {
       turn.factors = 2;
       for (int k = 0; k < 6; ++k) turn.column[k] = static_cast<int8_t>(columns[k]);
       turn.distance = static_cast<int32_t>(distance);
@@ -136,6 +130,15 @@ inline std::vector<Turn> make_turns(const Sweep& sweep, int links) {
     turns.push_back(turn);
   }
   return turns;
+}
+
+// As many threads as have a segment or rows of their own.
+inline int tile_threads(const Sweep& sweep, int links, std::span<const Turn> turns) {
+  int64_t items = tile_rows(sweep);
+  if (links == 3) items = ceil_div(items, TileTraits::kSegment);
+  for (const Turn& turn : turns) items = std::max<int64_t>(items, turn.segments);
+  const int64_t threads = round_up(items * (sweep.channels / kQuad), Traits::kWarp);
+  return static_cast<int>(std::min<int64_t>(threads, TileTraits::kThreads));
 }
 
 // Buffers of rows and gradients backward: rows before every turn, the gradient behind the last one,
@@ -155,7 +158,7 @@ inline int64_t most_rows(const TileKind& kind, const Sweep& sweep) {
     Sweep tiled = sweep;
     paramixer::detail::set_tile(tiled, rows);
     if (kind.direction == Direction::kForward || tiled.tile == 0 ||
-        backward_buffers(make_turns(tiled, kind.links)) <= states) {
+        backward_buffers(make_turns(kind.direction, tiled, kind.links)) <= states) {
       return rows;
     }
   }
@@ -168,13 +171,14 @@ inline TileShape tile_shape(Direction direction, int bytes, const ChainProblem& 
                             const Sweep& sweep, const LaunchLimits& limits = {}) {
   const Problem& problem = chain.problem;
   TileShape shape;
-  shape.turns = detail::make_turns(sweep, problem.links);
+  shape.turns = detail::make_turns(direction, sweep, problem.links);
   shape.memory = tile_memory(
       {direction, chain.residual, problem.links, bytes, static_cast<int>(sweep.channels / kQuad)},
       sweep.factors, detail::backward_buffers(shape.turns), detail::tile_rows(sweep));
-  shape.threads = detail::tile_threads(sweep, problem.links);
+  shape.threads = detail::tile_threads(sweep, problem.links, shape.turns);
+  shape.splits = tile_splits(direction, problem, sweep);
   shape.tiles = batch_count(problem) * sweep.classes * detail::ceil_div(sweep.ring, sweep.tile) *
-                tile_splits(problem, sweep);
+                shape.splits;
   shape.blocks = std::min(shape.tiles, limits.max_blocks);
   const int width = limits.vector_bytes / bytes;
   shape.vectors = limits.vector_bytes == Traits::kVectorBytes && problem.channels % width == 0;
@@ -201,7 +205,7 @@ TileArguments<T> make_tile_arguments(const ChainProblem& chain, const Sweep& swe
   arguments.tiles_of_ring = detail::ceil_div(sweep.ring, sweep.tile);
   arguments.channels = problem.channels;
   arguments.groups = static_cast<int32_t>(detail::ceil_div(problem.channels, sweep.channels));
-  arguments.splits = tile_splits(problem, sweep);
+  arguments.splits = shape.splits;
   arguments.groups_of_split =
       static_cast<int32_t>(detail::ceil_div(arguments.groups, arguments.splits));
   std::copy_n(problem.batch_sizes, problem.batch_dims, arguments.batch_sizes);

@@ -86,12 +86,17 @@ inline TileMemory tile_memory(const TileKind& kind, int factors, int states, int
 
 // How many blocks share the groups of channels of a tile: as many as end soonest, if as many blocks
 // run at once as a large GPU has places for, and a block's beginning takes half as long as a group.
-inline int64_t tile_splits(const Problem& problem, const Sweep& sweep) {
+// Backward each has dots of its own, in all no more than two tensors like V take, unless one does.
+inline int64_t tile_splits(Direction direction, const Problem& problem, const Sweep& sweep) {
   const int64_t groups = detail::ceil_div(problem.channels, sweep.channels);
   const int64_t tiles =
       batch_count(problem) * sweep.classes * detail::ceil_div(sweep.ring, sweep.tile);
+  int64_t most = groups;
+  if (direction == Direction::kBackward) {
+    most = std::clamp<int64_t>(problem.channels / (sweep.factors * problem.links), 1, groups);
+  }
   int64_t best = 1, least = std::numeric_limits<int64_t>::max();
-  for (int64_t wanted = 1; wanted <= groups; ++wanted) {
+  for (int64_t wanted = 1; wanted <= most; ++wanted) {
     const int64_t of_block = detail::ceil_div(groups, wanted);
     const int64_t splits = detail::ceil_div(groups, of_block);
     const int64_t rounds = detail::ceil_div(tiles * splits, TileTraits::kBlocksAtOnce);
@@ -134,9 +139,6 @@ inline TileOptions tile_options(const TileKind& kind) {
   options.factor_cost = three ? 0.95 / kind.bytes : kind.links * link;
   if (!forward) {
     // Two rows are read for one that is written. A factor runs three times.
-    // The dots of all groups of channels take no more memory than two tensors like V.
-    options.factors =
-        std::clamp(2 * row_bytes / (kind.links * int{sizeof(float)}), 1, options.factors);
     options.move_cost *= 1.5;
     options.factor_cost = three ? 3.2 / kind.bytes : 3 * kind.links * link;
     options.product_cost = 5 + 0.8 * kind.links;

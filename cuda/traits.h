@@ -41,9 +41,11 @@ struct TileTraits {
   static constexpr int kMostPieces = 4;
   // Rows of a chain of neighbours that a thread takes through two factors of three links in
   // registers, of which it reads 6 more; one more than a multiple of 8, so that neighbouring
-  // segments begin in different banks. Chains of fewer than kLeastSegment rows are not worth it.
+  // segments begin in different banks. Chains of fewer rows than the least are not worth it;
+  // backward a walk ends early where no chain has more.
   static constexpr int kSegment = 9;
   static constexpr int kLeastSegment = 6;
+  static constexpr int kLeastSegmentBack = 4;
   // For which blocks share the groups of channels of a tile: two on each of 132 multiprocessors.
   static constexpr int64_t kBlocksAtOnce = 264;
   // Of a launch; its offsets travel in the kernel's parameters.
@@ -65,6 +67,8 @@ static_assert(TileTraits::kThreads % Traits::kWarp == 0 && TileTraits::kThreads 
 static_assert((TileTraits::kMostPieces & (TileTraits::kMostPieces - 1)) == 0);
 static_assert(TileTraits::kSegment % 8 == 1, "segments begin in different banks");
 static_assert(TileTraits::kLeastSegment >= 1 && TileTraits::kLeastSegment <= TileTraits::kSegment);
+static_assert(TileTraits::kLeastSegmentBack >= 1 &&
+              TileTraits::kLeastSegmentBack <= TileTraits::kSegment);
 static_assert(TileTraits::kMostOffsets >= kMaxLinks, "a launch takes at least one factor");
 
 static_assert(Traits::kThreads % Traits::kWarp == 0, "shuffles need whole warps");

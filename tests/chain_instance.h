@@ -101,7 +101,7 @@ class ChainInstance {
   ChainProblem backward_problem(const Sweep& sweep) {
     ChainProblem chain = problem(value_.operand, result_.operand);
     chain.problem.grad = grad_.operand;
-    splits_ = cuda::tile_splits(problem_, sweep);
+    splits_ = cuda::tile_splits(cuda::Direction::kBackward, problem_, sweep);
     dots_.assign(splits_ * batches() * case_.length * sweep.factors * problem_.links, NAN);
     chain.problem.dots.data = dots_.data();
     return chain;

@@ -259,6 +259,18 @@ inline std::optional<ChainPlan> plan_tile(int64_t length, int factors, int64_t s
 
 }  // namespace detail
 
+// The factor counts after which a training pass saves the state, where kernels do not compute all of
+// them again: at most two, near-equal cuts, and even ones, which leave no factor of a pair alone.
+inline std::vector<int64_t> saved_boundaries(int64_t factors) {
+  const int64_t pieces = std::min<int64_t>(factors, 3);
+  std::vector<int64_t> boundaries;
+  for (int64_t i = 1; i < pieces; ++i) {
+    const int64_t cut = i * factors / pieces;
+    boundaries.push_back(factors < 6 ? cut : cut - cut % 2);
+  }
+  return boundaries;
+}
+
 // Another way to take the factors from `first` to before `end` in one sweep: that sweep and its
 // cost, or nothing.
 using OtherSweep = std::function<std::optional<ChainPlan>(int first, int end)>;

@@ -118,7 +118,7 @@ class Chain {
     std::vector<double> times;
     for (const Sweep& sweep : plan.sweeps) {
       const Problem problem = this->problem(nullptr, nullptr).problem;
-      const int64_t splits = sweep.tile > 0 ? tile_splits(problem, sweep) : 1;
+      const int64_t splits = sweep.tile > 0 ? tile_splits(Direction::kBackward, problem, sweep) : 1;
       const Buffer<float> dots(splits * operands_.rows * sweep.factors * links());
       dots_ = dots.data();
       times.push_back(launch([&] {

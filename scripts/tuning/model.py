@@ -42,6 +42,7 @@ class TileCounts:
 
     pair: float  # two factors of three links, `segment` rows
     pair_back: float
+    short_back: float  # 4 rows
     three: float  # one factor of three links
     three_back: float
     link: float  # forward: a link of a factor of any
@@ -86,8 +87,8 @@ class Counts:
     segment: int = 9
     tiles: dict[int, TileCounts] = field(
         default_factory=lambda: {
-            4: TileCounts(450, 1160, 37, 98, 16, 45, 24),
-            2: TileCounts(530, 1290, 48, 142, 21, 50, 32),
+            4: TileCounts(445, 1150, 640, 37, 98, 16, 45, 24),
+            2: TileCounts(525, 1285, 730, 48, 142, 21, 50, 32),
         }
     )
     products: dict[int, ProductCounts] = field(
@@ -195,7 +196,8 @@ def states(
     if but_last and single > 0:
         single -= 1
     elif but_last:
-        walks, pairs = walks * (pairs - 1) / pairs, pairs - 1
+        # Short walks are the last ones.
+        walks, pairs = walks if launch["short"] else walks * (pairs - 1) / pairs, pairs - 1
     if links != 3:
         return single * (each.row + each.link * links), single * 4 * size * (links + 2)
     # A thread makes as many rows of a single factor as of a segment, whether there are so many.
@@ -265,7 +267,8 @@ def backward_tiles(chain: Chain, launch: Launch, counts: Counts) -> Cost:
     single = factors - 2 * pairs
     made, moved = states(chain, launch, counts, but_last=True)
     if links == 3:
-        made += launch["walks"] / (4 * launch["rows"]) * each.pair_back + single * each.three_back
+        walks = launch["walks"] * each.pair_back + launch["short"] * each.short_back
+        made += walks / (4 * launch["rows"]) + single * each.three_back
         moved += pairs * (4 * size * (3 * segment + 12) + 24 * (segment + 6)) / segment
         moved += single * (4 * size * 9 + 12)
     else:
@@ -311,11 +314,17 @@ def forward_costs(chain: Chain, launches: list[Launch], counts: Counts) -> list[
     ]
 
 
+def boundaries(factors: int) -> list[int]:
+    """Where a training pass saves states: saved_boundaries in csrc/core/chain_plan.h."""
+    pieces = min(factors, 3)
+    cuts = [i * factors // pieces for i in range(1, pieces)]
+    return cuts if factors < 6 else [cut - cut % 2 for cut in cuts]
+
+
 def backward_costs(chain: Chain, launches: list[Launch], counts: Counts) -> list[Cost]:
     """Of every launch of a backward plan, and of those that compute states between cuts again."""
     costs = []
-    pieces = min(chain.factors, 3)
-    starts = {0, *(i * chain.factors // pieces for i in range(1, pieces))}
+    starts = {0, *boundaries(chain.factors)}
     for launch, after in zip(launches, [*launches[1:], None], strict=True):
         if launch["way"] == "product":
             costs.append(backward_product(chain, counts))

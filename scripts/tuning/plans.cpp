@@ -27,8 +27,9 @@ struct Grid {
   int64_t blocks = 0;
   int threads = Traits::kThreads;
   int64_t shared = 0;
-  int pairs = 0;       // of factors that go through registers together
-  int64_t walks = 0;   // of whole warps through the segments of a tile, of all pairs
+  int pairs = 0;      // of factors that go through registers together
+  int64_t walks = 0;  // of whole warps through the segments of a tile, of all pairs
+  int64_t short_walks = 0;
   int64_t splits = 1;  // of the channels among blocks
 };
 
@@ -53,11 +54,14 @@ Grid tile_grid(const Case& c, Direction direction, const Sweep& sweep) {
             .blocks = shape.blocks,
             .threads = shape.threads,
             .shared = shape.memory.total(),
-            .splits = tile_splits(chain.problem, sweep)};
+            .splits = shape.splits};
   for (const Turn& turn : shape.turns) {
     if (turn.factors == 1) continue;
     ++grid.pairs;
-    grid.walks += detail::round_up(int64_t{turn.segments} * kThreeQuads, Traits::kWarp);
+    const bool is_short =
+        direction == Direction::kBackward && turn.segment <= TileTraits::kLeastSegmentBack;
+    (is_short ? grid.short_walks : grid.walks) +=
+        detail::round_up(int64_t{turn.segments} * kThreeQuads, Traits::kWarp);
   }
   return grid;
 }
@@ -82,8 +86,10 @@ void print_launch(const Case& c, Direction direction, const Sweep& sweep, bool l
   std::printf(R"({"way": "%s", "first": %d, "factors": %d, "ring": %lld, "channels": %lld, )",
               kWays[static_cast<size_t>(way)], sweep.first, sweep.factors, Long{sweep.ring},
               Long{sweep.channels});
-  std::printf(R"("rows": %lld, "tiles": %lld, "pairs": %d, "walks": %lld, "splits": %lld, )",
-              Long{grid.rows}, Long{grid.tiles}, grid.pairs, Long{grid.walks}, Long{grid.splits});
+  std::printf(
+      R"("rows": %lld, "tiles": %lld, "pairs": %d, "walks": %lld, "short": %lld, "splits": %lld, )",
+      Long{grid.rows}, Long{grid.tiles}, grid.pairs, Long{grid.walks}, Long{grid.short_walks},
+      Long{grid.splits});
   std::printf(R"("blocks": %lld, "threads": %d, "shared": %lld}%s)", Long{grid.blocks},
               grid.threads, Long{grid.shared}, last ? "" : ", ");
 }

@@ -94,7 +94,8 @@ def test_plans_are_those_of_info(program):
         ("bands", 9),
     ]
     assert "factors 0 to 4 as bands" in text and "factors 5 to 13 as bands" in text
-    assert [launch["first"] for launch in plan["saving"]] == [0, 4, 9]  # cuts
+    assert [launch["first"] for launch in plan["saving"]] == [0, 4, 8]  # cuts
+    assert model.boundaries(14) == [4, 8]
 
 
 def test_a_launch_takes_its_slowest_resource_and_a_quarter_of_the_others():
