@@ -223,14 +223,14 @@ class Tile {
   // Stages the weights of all rows and factors of three links, widened and in the order of turns.
   // Neighbouring threads take neighbouring weights of a row.
   __device__ void stage_weights() const {
-    for (int e = threadIdx.x % Traits::kWarp; e < 3 * arguments_.factors; e += Traits::kWarp) {
+    const int bits = arguments_.stage_bits, thread = threadIdx.x, threads = blockDim.x;
+    for (int e = thread & ((1 << bits) - 1); e < 3 * arguments_.factors; e += 1 << bits) {
       const Element element = find_element(e);
       const T* source = weights_of(element.factor) + element.link * arguments_.weight.column;
       float* target = weights(*element.turn) + element.index;
       const int stride = 3 * element.turn->factors;
       PARAMIXER_UNROLL_BY(4)
-      for (int row = threadIdx.x / Traits::kWarp; row < arguments_.rows;
-           row += blockDim.x / Traits::kWarp) {
+      for (int row = thread >> bits; row < arguments_.rows; row += threads >> bits) {
         target[row * stride] = widen(source[table()[row] * arguments_.weight.row]);
       }
     }

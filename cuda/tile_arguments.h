@@ -59,6 +59,7 @@ struct TileArguments {
   int32_t quad_bits;
   int32_t piece_bits;  // of its 16-byte pieces
   int32_t row_bytes;
+  int32_t stage_bits;  // 2^stage_bits threads stage the weights of a row
   int32_t initial_buffer;
   bool regular;  // the rows of a ring are in their order: step divides N
   int32_t turns;
@@ -218,6 +219,8 @@ TileArguments<T> make_tile_arguments(const ChainProblem& chain, const Sweep& swe
   arguments.quad_bits = bits(arguments.quads);
   arguments.row_bytes = static_cast<int32_t>(sweep.channels * sizeof(T));
   arguments.piece_bits = bits(arguments.row_bytes / Traits::kVectorBytes);
+  arguments.stage_bits =
+      std::min<int>(5, std::bit_width(static_cast<unsigned>(3 * sweep.factors - 1)));
   arguments.initial_buffer = shape.memory.buffers - 1;
   arguments.regular = problem.length % std::max<int64_t>(sweep.step, 1) == 0;
   arguments.residual = chain.residual;

@@ -181,8 +181,10 @@ def tile_rows(chain: Chain, launch: Launch, counts: Counts, loads: int) -> float
     _, shared_by, read = on_chip(chain, launch)
     pieces = launch["channels"] * chain.size / 16
     once = each.tile * launch["threads"] / launch["rows"] + each.find
-    if chain.links == 3:  # whole warps stage the weights of a row
-        once += each.stage * 32 * ceil(launch["factors"] * 3 / 32)
+    if chain.links == 3:  # a power of two of threads, at most a warp, stages a row
+        wanted = 3 * launch["factors"]
+        lanes = min(32, 1 << (wanted - 1).bit_length())
+        once += each.stage * lanes * ceil(wanted / lanes)
     return once / shared_by + pieces * (loads * each.load + each.store / read)
 
 
