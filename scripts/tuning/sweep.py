@@ -93,7 +93,7 @@ class Variant:
 
 
 def parse_knobs(words: Sequence[str]) -> Knobs:
-    """["TileTraits.kLeastSegment=4"] as knobs."""
+    """["TileTraits.kSegment=17"] as knobs."""
     knobs = {}
     for word in words:
         name, equals, value = word.partition("=")
