@@ -1,5 +1,6 @@
 // The CUDA key of mix_chain: a chain is planned in tiles and bands, and each sweep of the plan is
-// one launch on the current stream (backward also the sum of its dots over groups of channels). How
+// one launch on the current stream (backward also the sum of its dots over
+// blocks that share the channels of a row). How
 // many there are depends on the plan and never on the batch.
 
 #include <ATen/TensorOperators.h>
@@ -249,17 +250,17 @@ class Backward {
     return result;
   }
 
-  // Every group of channels has its own dots, which are added in the groups' order.
+  // Blocks that share the channels of a row have dots of their own, which are added in their order.
   at::Tensor run_tiles(const Sweep& sweep, const at::Tensor& value, const at::Tensor& grad) const {
     at::Tensor result = ops::allocate_mix_chain(factors_.weights, grad);
-    std::vector<int64_t> shape = d_weight_.sizes().vec();
-    shape.insert(shape.begin(), (grad.size(-1) + sweep.channels - 1) / sweep.channels);
-    shape[shape.size() - 2] = sweep.factors;
-    const at::Tensor dots = at::empty(shape, grad.options().dtype(at::kFloat));
     const ops::PreparedProblem prepared(
         {.weight = factors_.weight(0), .value = value, .grad = grad, .result = result},
         factors_.offsets(0), ops::ChannelStride::kAny);
     ChainProblem chain = factors_.problem(prepared);
+    std::vector<int64_t> shape = d_weight_.sizes().vec();
+    shape.insert(shape.begin(), tile_splits(Direction::kBackward, chain.problem, sweep));
+    shape[shape.size() - 2] = sweep.factors;
+    const at::Tensor dots = at::empty(shape, grad.options().dtype(at::kFloat));
     chain.problem.dots.data = dots.mutable_data_ptr();
     C10_CUDA_CHECK(
         chain_tile_backward(prepared.dtype(), chain, sweep, c10::cuda::getCurrentCUDAStream()));

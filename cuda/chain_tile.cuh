@@ -2,193 +2,215 @@
 //
 //     V_m = S_m(W_m) V_{m-1} + R_m   for the factors of the sweep
 //
-// A block takes one tile: `rows` rows of one ring at 64 bytes of channels (fewer where long tiles
-// pay more). It loads them, takes them through one turn after the other between two buffers in
-// shared memory, while the weights of the next turn are on their way, and writes the rows that are
-// its own. Links wrap around the tile: in a tile that is a whole ring that is the ring itself; in
-// others the rows of the halo become wrong from the outside in and none that is written reads them.
+// A block takes one tile: `rows` rows of one ring, group of channels after group of channels. It
+// loads a group, takes it through one turn after the other in shared memory, and writes the rows
+// that are its own. Links wrap around the tile: in a tile that is a whole ring that is the ring
+// itself; in others the rows of the halo become wrong from the outside in and none that is written
+// reads them.
 //
-// Two factors with links 0, d, -d and 0, 2 d, -2 d are one turn: a thread walks along rows d apart
-// with three rows of the first factor's input and five of its output in registers. Other factors
-// are a turn of their own, link by link, with any offsets.
+// Factors of three links (K = 3): weights of all factors are staged once for all groups, and rows
+// stay in one buffer: a thread makes up to kSegment rows of a quad of channels in registers and
+// writes them when all have read. Two factors with links 0, d, -d and 0, 2 d, -2 d are one turn: a
+// thread walks along rows d apart with three rows of the first factor's input and five of its
+// output in registers. A factor that has no such partner is a turn of its own. Of any other number
+// of links every factor is a turn, between two buffers, with weights from device memory.
 //
 // Bytes per element of the result, s being the size of T: device memory reads s (1 + 2 halo / tile)
 // of V and M' K s / D of W for M' factors, and writes s. Shared memory, per factor: a pair reads
-// (kSegment + 6) / kSegment s and writes s for two factors, others read K s and write s; a lane of
-// 16 bytes also reads its row's weights. Bound: memory while M' is small; beyond about 6 factors of
-// three links the multiply-adds at half their peak rate (float32), from the beginning for 16 bits.
+// (kSegment + 6) / kSegment s and writes s for two factors and reads 24 bytes of weights for a
+// quad; others read K s and write s. Bound: memory while M' is small; beyond about 6 factors of
+// three links the instructions, of which multiply-adds are two thirds.
 #pragma once
 
 #include "tile.cuh"
 
 namespace paramixer::cuda {
 
-// Buffers of a tile: the rows before and behind a turn in turns, and V_0.
-inline constexpr int kInitialBuffer = 2;
-
 // What the residual adds to a row: nothing, the row before the factor, or V_0.
 template <Residual kResidual, typename T>
-PARAMIXER_INLINE Sums<T> residual_of(const Tile<T>& tile, const Sums<T>& own, int row, int lane) {
+PARAMIXER_INLINE Quad residual_of(const Column<T>& initial, const Quad& own, int row) {
   if constexpr (kResidual == Residual::kPrevious) return own;
-  if constexpr (kResidual == Residual::kInitial) return tile.load(kInitialBuffer, row, lane);
-  return Sums<T>{};
+  if constexpr (kResidual == Residual::kInitial) return initial.load(row);
+  return Quad{};
+}
+
+// ---- Three links
+
+// The rows that a thread makes while others still read what these replace().
+template <typename T>
+struct Held {
+  QuadWord<T> word[TileTraits::kSegment];
+};
+
+// The rows start, start + distance, .. below `end`, at most kSegment, of one quad.
+struct Segment {
+  int start, end, distance, quad;
+};
+
+// Segments of `segment` rows, `distance` apart, interleave; the last ones are shorter, and threads
+// that have none get one without rows.
+__device__ __forceinline__ Segment find_segment(const Turn& turn, int rows) {
+  const int index = threadIdx.x / kThreeQuads, reach = turn.segment * turn.distance;
+  const int block = index / turn.distance;
+  const int start = block * reach + index - block * turn.distance;
+  const int quad = threadIdx.x % kThreeQuads;
+  if (start >= rows) return {0, 0, turn.distance, quad};
+  return {start, start + reach < rows ? start + reach : rows, turn.distance, quad};
+}
+
+// By a shuffle the compiler knows that all lanes agree. Whole warps come here.
+__device__ __forceinline__ bool warp_has_segments(const Turn& turn) {
+  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / Traits::kWarp, 0);
+  return warp * (Traits::kWarp / kThreeQuads) < turn.segments;
 }
 
 // The weights of both factors of a pair for one row.
-template <typename T>
 struct PairWeights {
-  Accumulate<T> first[3];
-  Accumulate<T> second[3];
+  float first[3], second[3];
 };
 
-template <typename T>
-PARAMIXER_INLINE PairWeights<T> load_pair_weights(const T* weights) {
-  T element[8];  // the last two are padding
+PARAMIXER_INLINE PairWeights load_pair_weights(const float* weights, int row) {
+  struct Words {
+    Vector8 word[3];
+  } words;
   PARAMIXER_UNROLL
-  for (int e = 0; e < 8; e += kLaneChannels<T>) {
-    const auto lane = load_pack<kLaneChannels<T>>(weights + e);
-    PARAMIXER_UNROLL
-    for (int c = 0; c < kLaneChannels<T>; ++c) element[e + c] = lane.element[c];
-  }
-  PairWeights<T> pair;
-  PARAMIXER_UNROLL
-  for (int k = 0; k < 3; ++k) {
-    pair.first[k] = widen(element[k]);
-    pair.second[k] = widen(element[3 + k]);
-  }
-  return pair;
+  for (int w = 0; w < 3; ++w)
+    words.word[w] = reinterpret_cast<const Vector8*>(weights)[3 * row + w];
+  return paramixer::detail::bit_cast<PairWeights>(words);
 }
 
-// Rows start, start + d, .. of one lane through both factors of a pair; `count` of them are wanted.
-// At step i row i - 1 of the segment comes from the tile, the first factor makes row i - 2 and the
-// second row i - 4, each from rows in registers. Unrolled, all indices are constants.
+// A segment through both factors of a pair. At step i row i - 1 of the segment comes from the tile,
+// the first factor makes row i - 2 and the second row i - 4, each from rows in registers. Unrolled,
+// all indices are constants.
 template <Residual kResidual, typename T>
-PARAMIXER_INLINE void walk_pair(const Tile<T>& tile, int rows, int distance, int start, int count,
-                                int lane, int from, int stage) {
-  constexpr int kSteps = TileTraits::kSegment + 4;
-  Sums<T> input[3], middle[5];
-  Accumulate<T> second[3][3];
-  int place[4];  // where row i - 1 of the segment lies in the tile, and the three before it
-  const int back = wrap(start + rows - distance, rows);
-  place[3] = wrap(back + rows - distance, rows);
-  input[0] = tile.load(from, wrap(place[3] + rows - distance, rows), lane);
-  input[1] = tile.load(from, place[3], lane);
+__device__ __forceinline__ void walk_pair(const Column<T>& from, const Column<T>& initial,
+                                          const float* weights, int rows, const Segment& segment,
+                                          Held<T>& held) {
+  Quad input[3], middle[5];
+  float second[3][3];
+  int place[3];  // where row i - 2 of the segment lies in the tile, and the two before it
+  const auto before = [&](int row) { return wrap_row(row + rows - segment.distance, rows); };
+  int row = before(before(segment.start));
+  input[0] = from.load(before(row));
+  input[1] = from.load(row);
   PARAMIXER_UNROLL
-  for (int i = 0; i < kSteps; ++i) {
-    if (i >= count + 4) break;
-    const int row = place[(i + 3) % 4];
-    place[i % 4] = wrap(row + distance, rows);
-    input[(i + 2) % 3] = tile.load(from, place[i % 4], lane);
-    const PairWeights<T> weights = load_pair_weights(tile.weights(stage, row));
-    PARAMIXER_UNROLL
-    for (int k = 0; k < 3; ++k) second[i % 3][k] = weights.second[k];
-    const Sums<T>& own = input[(i + 1) % 3];
-    Sums<T> sums = residual_of<kResidual>(tile, own, row, lane);
-    multiply_add<T>(weights.first[0], own, sums);
-    multiply_add<T>(weights.first[1], input[(i + 2) % 3], sums);
-    multiply_add<T>(weights.first[2], input[i % 3], sums);
+  for (int i = 0; i < TileTraits::kSegment + 4; ++i) {
+    place[i % 3] = row;
+    const PairWeights loaded = load_pair_weights(weights, row);
+    const Quad& own = input[(i + 1) % 3];
+    Quad sums = residual_of<kResidual>(initial, own, row);
+    row = wrap_row(row + segment.distance, rows);
+    input[(i + 2) % 3] = from.load(row);
+    multiply_add(loaded.first[0], own, sums);
+    multiply_add(loaded.first[1], input[(i + 2) % 3], sums);
+    multiply_add(loaded.first[2], input[i % 3], sums);
     middle[i % 5] = sums;
+    PARAMIXER_UNROLL
+    for (int k = 0; k < 3; ++k) second[i % 3][k] = loaded.second[k];
     if (i >= 4) {
-      const int target = place[(i + 1) % 4];
-      const Sums<T>& center = middle[(i - 2) % 5];
-      sums = residual_of<kResidual>(tile, center, target, lane);
-      multiply_add<T>(second[(i - 2) % 3][0], center, sums);
-      multiply_add<T>(second[(i - 2) % 3][1], middle[i % 5], sums);
-      multiply_add<T>(second[(i - 2) % 3][2], middle[(i - 4) % 5], sums);
-      tile.at(1 - from, target, lane) = narrow_lane<T>(sums);
+      const Quad& center = middle[(i - 2) % 5];
+      sums = residual_of<kResidual>(initial, center, place[(i - 2) % 3]);
+      multiply_add(second[(i - 2) % 3][0], center, sums);
+      multiply_add(second[(i - 2) % 3][1], middle[i % 5], sums);
+      multiply_add(second[(i - 2) % 3][2], middle[(i - 4) % 5], sums);
+      held.word[i - 4] = narrow_quad<T>(sums);
     }
   }
 }
 
-// Both factors of a pair over all rows, whose weights are staged.
+// One factor of three links over all rows, from one buffer to another or to the same.
 template <Residual kResidual, typename T>
-__device__ __forceinline__ void apply_pair(const TileArguments<T>& arguments, const Tile<T>& tile,
-                                           const Turn& turn, int from, int stage) {
-  const int rows = arguments.rows;
-  const int distance = turn.distance, reach = turn.segment * distance;
-  // Segments of `segment` rows, `distance` apart, interleave; the last ones are shorter.
-  const int blocks = (rows + reach - 1) / reach;
-  const int items = (blocks * distance) << arguments.lane_bits;
-  for (int i = threadIdx.x; i < items; i += blockDim.x) {
-    const int lane = i & (arguments.lanes - 1);
-    const int segment = i >> arguments.lane_bits;
-    const int block = segment / distance;
-    const int start = block * reach + segment - block * distance;
-    const int left = (rows - start + distance - 1) / distance;
-    if (left <= 0) continue;
-    walk_pair<kResidual>(tile, rows, distance, start, left < turn.segment ? left : turn.segment,
-                         lane, from, stage);
+__device__ __forceinline__ void apply_three(const TileArguments<T>& arguments, const Tile<T>& tile,
+                                            const Turn& turn, int from_buffer, int to_buffer) {
+  const int rows = arguments.rows, quad = threadIdx.x % kThreeQuads;
+  const Column<T> from = tile.column(from_buffer, quad), to = tile.column(to_buffer, quad);
+  const Column<T> initial = tile.column(arguments.initial_buffer, quad);
+  const float* weights = tile.weights(turn);
+  Held<T> held{};  // without values, its registers would be kept from turn to turn
+  if (turn.factors == 2) {
+    const Segment segment = find_segment(turn, rows);
+    if (warp_has_segments(turn)) walk_pair<kResidual>(from, initial, weights, rows, segment, held);
+    __syncthreads();
+    PARAMIXER_UNROLL
+    for (int i = 0; i < TileTraits::kSegment; ++i) {
+      const int row = segment.start + i * segment.distance;
+      if (row < segment.end) to.at(row) = held.word[i];
+    }
+    return;
+  }
+  const int32_t* offset = arguments.offset + turn.first * 3;
+  const int first = threadIdx.x / kThreeQuads, apart = blockDim.x / kThreeQuads;
+  PARAMIXER_UNROLL
+  for (int i = 0; i < TileTraits::kSegment; ++i) {
+    // A row too many is the last one again: a branch would cost more.
+    const int row = first + i * apart < rows ? first + i * apart : rows - 1;
+    Quad sums{};
+    if constexpr (kResidual != Residual::kNone) {
+      sums = residual_of<kResidual>(initial, from.load(row), row);
+    }
+    PARAMIXER_UNROLL
+    for (int k = 0; k < 3; ++k) {
+      multiply_add(weights[3 * row + k], from.load(wrap_row(row + offset[k], rows)), sums);
+    }
+    held.word[i] = narrow_quad<T>(sums);
+  }
+  __syncthreads();
+  PARAMIXER_UNROLL
+  for (int i = 0; i < TileTraits::kSegment; ++i) {
+    const int row = first + i * apart;
+    if (row < rows) to.at(row) = held.word[i];
   }
 }
 
-// One factor of any links over the rows from `begin` on whose weights are staged.
+// ---- Any links
+
+// One factor over all rows.
 template <Residual kResidual, typename T>
 __device__ __forceinline__ void apply_links(const TileArguments<T>& arguments, const Tile<T>& tile,
-                                            const Turn& turn, int begin, int from, int to,
-                                            int stage) {
-  constexpr int kGroup = kLaneChannels<T>;  // of links, whose weights are one access
-  const int32_t* offsets = arguments.offset + turn.first * arguments.links;
-  const int left = arguments.rows - begin;
-  const int rows = left < arguments.stage_rows ? left : arguments.stage_rows;
-  for (int i = threadIdx.x; i < rows << arguments.lane_bits; i += blockDim.x) {
-    const int stage_row = i >> arguments.lane_bits, lane = i & (arguments.lanes - 1);
-    const int row = begin + stage_row;
-    const T* weights = tile.weights(stage, stage_row);
-    Sums<T> sums = residual_of<kResidual>(tile, tile.load(from, row, lane), row, lane);
-    for (int first = 0; first < arguments.links; first += kGroup) {
-      const Lane<T> group = load_pack<kGroup>(weights + first);
-      PARAMIXER_UNROLL
-      for (int l = 0; l < kGroup; ++l) {
-        if (first + l >= arguments.links) break;
-        const int other = wrap(row + offsets[first + l], arguments.rows);
-        multiply_add<T>(widen(group.element[l]), tile.load(from, other, lane), sums);
-      }
+                                            const Turn& turn, int from_buffer, int to_buffer) {
+  const int32_t* offset = arguments.offset + turn.first * arguments.links;
+  const int quad = threadIdx.x & (arguments.quads - 1);
+  const Column<T> from = tile.column(from_buffer, quad), to = tile.column(to_buffer, quad);
+  const Column<T> initial = tile.column(arguments.initial_buffer, quad);
+  for (int row = threadIdx.x >> arguments.quad_bits; row < arguments.rows;
+       row += blockDim.x >> arguments.quad_bits) {
+    const T* weight = tile.weights_of(turn.first) + tile.row_of(row) * arguments.weight.row;
+    Quad sums = residual_of<kResidual>(initial, from.load(row), row);
+    PARAMIXER_UNROLL_BY(4)
+    for (int k = 0; k < arguments.links; ++k, weight += arguments.weight.column) {
+      multiply_add(widen(*weight), from.load(wrap_row(row + offset[k], arguments.rows)), sums);
     }
-    tile.at(to, row, lane) = narrow_lane<T>(sums);
-  }
-}
-
-template <Residual kResidual, typename T>
-__device__ __forceinline__ void apply_turn(const TileArguments<T>& arguments, const Tile<T>& tile,
-                                           const Turn& turn, int begin, int from, int stage) {
-  if (turn.factors == 2) {
-    apply_pair<kResidual>(arguments, tile, turn, from, stage);
-  } else {
-    apply_links<kResidual>(arguments, tile, turn, begin, from, 1 - from, stage);
+    to.at(row) = narrow_quad<T>(sums);
   }
 }
 
 // The whole sweep for one tile, on chip.
 template <Residual kResidual, typename T>
-__device__ __forceinline__ void sweep_tile(const TileArguments<T>& arguments, const Tile<T>& tile,
-                                           const TilePlace& place) {
-  tile.find_rows(place);
-  __syncthreads();
-  tile.begin_load(arguments.value, place.value, place, 0);
-  if (kResidual == Residual::kInitial) {
-    tile.begin_load(arguments.grad, place.grad, place, kInitialBuffer);
-  }
-  tile.begin_stage(place, arguments.turn[0], 0, 0);
-  ptx::cp_async_commit_group();
-  int from = 0, stage = 0;
-  for (int t = 0; t < arguments.turns; ++t) {
-    for (int begin = 0; begin < arguments.rows; begin += arguments.stage_rows) {
-      const bool same = begin + arguments.stage_rows < arguments.rows;
-      const int next = same ? t : t + 1;
-      if (next < arguments.turns) {
-        tile.begin_stage(place, arguments.turn[next], same ? begin + arguments.stage_rows : 0,
-                         1 - stage);
-      }
-      ptx::cp_async_commit_group();
-      ptx::cp_async_wait_group<1>();
-      __syncthreads();
-      apply_turn<kResidual>(arguments, tile, arguments.turn[t], begin, from, stage);
-      __syncthreads();
-      stage = 1 - stage;
+__device__ __forceinline__ void sweep_tile(const TileArguments<T>& arguments, const Tile<T>& tile) {
+  const bool three = arguments.links == 3;
+  const int first = tile.place().group, end = tile.place().groups_end;
+  for (int group = first; group < end; ++group) {
+    tile.begin_load(arguments.value, tile.place().value, group, 0);
+    if (kResidual == Residual::kInitial) {
+      tile.begin_load(arguments.grad, tile.place().grad, group, arguments.initial_buffer);
     }
-    from = 1 - from;
+    ptx::cp_async_commit_group();
+    if (three && group == first) tile.stage_weights();
+    ptx::cp_async_wait_group<0>();
+    __syncthreads();
+    int from = 0;
+    for (int t = 0; t < arguments.turns; ++t) {
+      if (three) {
+        apply_three<kResidual>(arguments, tile, arguments.turn[t], 0, 0);
+      } else {
+        apply_links<kResidual>(arguments, tile, arguments.turn[t], from, 1 - from);
+        from = 1 - from;
+      }
+      __syncthreads();
+    }
+    tile.store(arguments.result, tile.place().result, group, from);
+    __syncthreads();  // the next group is written where this one was read
   }
-  tile.store(arguments.result, place.result, place, from);
 }
 
 template <typename T>
@@ -197,19 +219,19 @@ __global__ void __launch_bounds__(TileTraits::kThreads, TileTraits::kBlocksPerSM
   PARAMIXER_DYNAMIC_SHARED(unsigned char, shared);
   const Tile<T> tile(arguments, shared);
   for (int64_t t = blockIdx.x; t < arguments.tiles; t += gridDim.x) {
-    const TilePlace place = place_tile(arguments, t);
+    tile.find(t);
+    __syncthreads();
     switch (arguments.residual) {
       case Residual::kNone:
-        sweep_tile<Residual::kNone>(arguments, tile, place);
+        sweep_tile<Residual::kNone>(arguments, tile);
         break;
       case Residual::kPrevious:
-        sweep_tile<Residual::kPrevious>(arguments, tile, place);
+        sweep_tile<Residual::kPrevious>(arguments, tile);
         break;
       case Residual::kInitial:
-        sweep_tile<Residual::kInitial>(arguments, tile, place);
+        sweep_tile<Residual::kInitial>(arguments, tile);
         break;
     }
-    __syncthreads();  // the next tile writes where this one was read
   }
 }
 

@@ -10,19 +10,25 @@
 #include "traits.h"
 
 #if defined(__CUDA_ARCH__)
-#define PARAMIXER_UNROLL _Pragma("unroll")
+#define PARAMIXER_PRAGMA(text) _Pragma(#text)
 #else
-#define PARAMIXER_UNROLL
+#define PARAMIXER_PRAGMA(text)
 #endif
+#define PARAMIXER_UNROLL PARAMIXER_PRAGMA(unroll)
+#define PARAMIXER_UNROLL_BY(count) PARAMIXER_PRAGMA(unroll count)
 
 namespace paramixer::cuda {
 
-// 16 bytes that one instruction loads or stores.
+// 16 and 8 bytes that one instruction loads or stores.
 #if defined(__CUDACC__)
 using Vector16 = uint4;
+using Vector8 = uint2;
 #else
 struct [[gnu::may_alias]] alignas(16) Vector16 {
   uint32_t word[4];
+};
+struct [[gnu::may_alias]] alignas(8) Vector8 {
+  uint32_t word[2];
 };
 #endif
 static_assert(sizeof(Vector16) == Traits::kVectorBytes);

@@ -20,7 +20,7 @@ template <typename T>
 cudaError_t launch_tile(Direction direction, const ChainProblem& chain, const Sweep& sweep,
                         cudaStream_t stream) {
   const TileShape shape = tile_shape(direction, sizeof(T), chain, sweep);
-  const auto arguments = make_tile_arguments<T>(direction, chain, sweep, shape);
+  const auto arguments = make_tile_arguments<T>(chain, sweep, shape);
   return enqueue(find_tile_kernel<T>(direction), arguments, shape.blocks, shape.threads,
                  shape.memory.total(), stream);
 }

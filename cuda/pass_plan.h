@@ -17,6 +17,7 @@
 #include "core/chain_plan.h"
 #include "core/numeric.h"
 #include "core/problem.h"
+#include "tile_arguments.h"
 #include "tile_plan.h"
 #include "traits.h"
 
@@ -74,15 +75,11 @@ inline std::vector<TileKind> tile_kinds(const ChainShape& chain) {
   if (!can_run_in_tiles(chain)) return kinds;
   const int bytes = element_bytes(chain.dtype);
   const int links = static_cast<int>(chain.offsets.size()) / chain.factors;
-  for (int lanes = TileTraits::kMostLanes; lanes >= 1; lanes /= 2) {
-    const bool too_wide = lanes > 1 && chain.channels * bytes <= lanes / 2 * Traits::kVectorBytes;
-    if (too_wide) continue;
-    TileKind kind = {chain.direction, chain.residual, links, bytes, lanes};
-    kinds.push_back(kind);
-    if (chain.direction == Direction::kForward) continue;
-    // The dots of all groups of channels take no more memory than two tensors like V.
-    const int most = 2 * lanes * Traits::kVectorBytes / (links * static_cast<int>(sizeof(float)));
-    while (++kind.factors <= std::min(most, TileTraits::kMostFactors)) kinds.push_back(kind);
+  if (links == 3) return {{chain.direction, chain.residual, links, bytes, kThreeQuads}};
+  for (int pieces = TileTraits::kMostPieces; pieces >= 1; pieces /= 2) {
+    const int row = pieces * Traits::kVectorBytes;
+    if (pieces > 1 && chain.channels * bytes <= row / 2) continue;
+    kinds.push_back({chain.direction, chain.residual, links, bytes, row / (kQuad * bytes)});
   }
   return kinds;
 }
@@ -136,8 +133,10 @@ inline ChainPlan plan_for_cuda(const ChainShape& chain) {
   ChainPlan best = plan_tiles(chain.length, chain.factors, chain.offsets, chain.cuts, {});
   best.cost = std::numeric_limits<double>::infinity();
   for (const TileKind& kind : detail::tile_kinds(chain)) {
-    ChainPlan plan = plan_tiles(chain.length, chain.factors, chain.offsets, chain.cuts,
-                                detail::tile_options(kind), bands);
+    TileOptions options = detail::tile_options(kind);
+    options.rows_of = [&kind](const Sweep& sweep) { return detail::most_rows(kind, sweep); };
+    ChainPlan plan =
+        plan_tiles(chain.length, chain.factors, chain.offsets, chain.cuts, options, bands);
     if (plan.cost < best.cost) best = std::move(plan);
   }
   return best;

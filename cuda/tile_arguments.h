@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -18,11 +19,11 @@ namespace paramixer::cuda {
 
 // One walk over the rows of a tile, with one factor or with two that go through registers together.
 struct Turn {
-  int8_t first;         // factor, counted within the sweep
-  int8_t factors;       // 2: links 0, distance, -distance and then 0, 2 distance, -2 distance
-  int8_t column[6];     // where the weights of those links are
-  int8_t weight_bytes;  // of one asynchronous copy of weights; 0: one element at a time
-  int8_t segment;       // rows that a thread takes, at most kSegment
+  int8_t first;      // factor, counted within the sweep
+  int8_t factors;    // 2: links 0, distance, -distance and then 0, 2 distance, -2 distance
+  int8_t column[6];  // where the weights of those links are
+  int8_t segment;    // rows that a thread takes, at most kSegment
+  int16_t segments;  // of all rows
   int32_t distance;
 };
 
@@ -30,8 +31,9 @@ struct TileShape {
   int64_t tiles = 0;  // of all rings, batch items and groups of channels
   int64_t blocks = 0;
   int threads = 0;
-  int lanes = 0;
+  int64_t splits = 1;  // of the groups of channels of a tile among blocks
   TileMemory memory = {};
+  std::vector<Turn> turns;
   bool vectors = false;  // rows are read and written 16 bytes at a time
 };
 
@@ -43,18 +45,23 @@ struct TileArguments {
   int64_t classes;  // rings
   int64_t ring;     // rows of a ring
   int64_t tiles_of_ring;
-  int64_t groups;    // of channels
   int64_t channels;  // D
+  int64_t splits;    // of the groups of channels of a tile among blocks
+  int32_t groups;
+  int32_t groups_of_split;
   int64_t batch_sizes[kMaxBatchDims];
   int32_t batch_dims;
   int32_t links;
   int32_t rows;  // of a tile with its halos
   int32_t tile;
   int32_t halo;
-  int32_t lanes;  // 16-byte accesses of a row, 2^lane_bits
-  int32_t lane_bits;
-  int32_t stage_rows;
-  int32_t weight_row;  // elements of a stage per row
+  int32_t quads;  // of a row, 2^quad_bits
+  int32_t quad_bits;
+  int32_t piece_bits;  // of its 16-byte pieces
+  int32_t row_bytes;
+  int32_t stage_bits;  // 2^stage_bits threads stage the weights of a row
+  int32_t initial_buffer;
+  bool regular;  // the rows of a ring are in their order: step divides N
   int32_t turns;
   int32_t factors;
   Residual residual;
@@ -65,8 +72,8 @@ struct TileArguments {
   View<const T, int64_t> value;
   View<const T, int64_t> grad;  // backward; forward V_0, where it is added
   View<T, int64_t> result;
-  float* dots;         // (groups, B, N, factors, K)
-  int64_t dots_group;  // B N factors K
+  float* dots;         // (splits, B, N, factors, K)
+  int64_t dots_split;  // B N factors K
   Turn turn[TileTraits::kMostFactors];
   int32_t offset[TileTraits::kMostOffsets];  // K a factor, in [0, rows): a tile wraps around
 };
@@ -96,50 +103,66 @@ inline std::vector<int> pair_columns(const Sweep& sweep, int factor, int links, 
                                               tile_rows(sweep));
 }
 
-// The most bytes that one asynchronous copy can take of the weights of a turn: all of a row's lie
-// together, in the kernel's order, and every row starts at a multiple.
-inline int weight_bytes(const ChainProblem& chain, int bytes, int first, const Turn& turn) {
-  const Problem& problem = chain.problem;
-  const int64_t links = problem.links;
-  bool together = problem.weight.column == 1;
-  for (int k = 0; turn.factors == 2 && k < 6; ++k) together = together && turn.column[k] == k % 3;
-  if (turn.factors == 2) together = together && chain.weight_factor == links;
-  if (!together) return 0;
-  const auto start = reinterpret_cast<uintptr_t>(problem.weight.data) +
-                     static_cast<uintptr_t>((first + turn.first) * chain.weight_factor * bytes);
-  uintptr_t all = start | (problem.weight.row * bytes) | (turn.factors * links * bytes);
-  for (int d = 0; d < problem.batch_dims; ++d) all |= problem.weight.batch[d] * bytes;
-  for (const int size : {16, 8, 4}) {
-    if (all % size == 0) return size;
-  }
-  return 0;
-}
-
-// The turns of a sweep: forward, pairs where two factors form one.
-inline std::vector<Turn> make_turns(Direction direction, const ChainProblem& chain,
-                                    const Sweep& sweep, int bytes) {
-  const int links = chain.problem.links;
+// The turns of a sweep: pairs where two factors form one whose chains are long enough, and where
+// every thread has at most one segment.
+inline std::vector<Turn> make_turns(Direction direction, const Sweep& sweep, int links) {
+  const int least =
+      direction == Direction::kForward ? TileTraits::kLeastSegment : TileTraits::kLeastSegmentBack;
   const int64_t rows = tile_rows(sweep);
+  constexpr int64_t kMost = TileTraits::kThreads / kThreeQuads;
   std::vector<Turn> turns;
   for (int factor = 0; factor < sweep.factors;) {
     Turn turn{};
     turn.first = static_cast<int8_t>(factor);
     turn.factors = 1;
-    const auto along = along_tile(sweep, factor, links);
-    const int64_t distance = paramixer::detail::shortest_link(along, rows);
+    const int64_t distance =
+        paramixer::detail::shortest_link(along_tile(sweep, factor, links), rows);
     const auto columns = pair_columns(sweep, factor, links, distance);
-    if (direction == Direction::kForward && !columns.empty() && rows > 1) {
+    const int64_t segment = std::min<int64_t>(rows / distance, TileTraits::kSegment);
+    const int64_t segments = ceil_div(rows, std::max<int64_t>(segment, 1) * distance) * distance;
+    if (!columns.empty() && segment >= least && segments <= kMost) {
       turn.factors = 2;
       for (int k = 0; k < 6; ++k) turn.column[k] = static_cast<int8_t>(columns[k]);
       turn.distance = static_cast<int32_t>(distance);
-      turn.segment =
-          static_cast<int8_t>(std::clamp<int64_t>(rows / distance, 1, TileTraits::kSegment));
+      turn.segment = static_cast<int8_t>(segment);
+      turn.segments = static_cast<int16_t>(segments);
     }
-    turn.weight_bytes = static_cast<int8_t>(weight_bytes(chain, bytes, sweep.first, turn));
     factor += turn.factors;
     turns.push_back(turn);
   }
   return turns;
+}
+
+// As many threads as have a segment or rows of their own.
+inline int tile_threads(const Sweep& sweep, int links, std::span<const Turn> turns) {
+  int64_t items = tile_rows(sweep);
+  if (links == 3) items = ceil_div(items, TileTraits::kSegment);
+  for (const Turn& turn : turns) items = std::max<int64_t>(items, turn.segments);
+  const int64_t threads = round_up(items * (sweep.channels / kQuad), Traits::kWarp);
+  return static_cast<int>(std::min<int64_t>(threads, TileTraits::kThreads));
+}
+
+// Buffers of rows and gradients backward: rows before every turn, the gradient behind the last one,
+// and, where that has two factors, the one before it.
+inline int backward_buffers(std::span<const Turn> turns) {
+  return static_cast<int>(turns.size()) + turns.back().factors;
+}
+
+// The most rows of a tile for a sweep: with as many pairs as its tile then has, and, but for whole
+// rings, such that segments fill warps.
+inline int64_t most_rows(const TileKind& kind, const Sweep& sweep) {
+  constexpr int64_t kWarpRows = TileTraits::kSegment * Traits::kWarp / kThreeQuads;
+  const bool three = kind.links == 3;
+  for (int states = three ? sweep.factors / 2 + 2 : sweep.factors + 1;; ++states) {
+    int64_t rows = most_rows(kind, sweep.factors, states);
+    if (three && rows > kWarpRows && rows < sweep.ring) rows -= rows % kWarpRows;
+    Sweep tiled = sweep;
+    paramixer::detail::set_tile(tiled, rows);
+    if (kind.direction == Direction::kForward || tiled.tile == 0 ||
+        backward_buffers(make_turns(kind.direction, tiled, kind.links)) <= states) {
+      return rows;
+    }
+  }
 }
 
 }  // namespace detail
@@ -148,18 +171,15 @@ inline std::vector<Turn> make_turns(Direction direction, const ChainProblem& cha
 inline TileShape tile_shape(Direction direction, int bytes, const ChainProblem& chain,
                             const Sweep& sweep, const LaunchLimits& limits = {}) {
   const Problem& problem = chain.problem;
-  const int64_t rows = detail::tile_rows(sweep);
   TileShape shape;
-  shape.lanes = static_cast<int>(sweep.channels * bytes / Traits::kVectorBytes);
+  shape.turns = detail::make_turns(direction, sweep, problem.links);
   shape.memory = tile_memory(
-      {direction, chain.residual, problem.links, bytes, shape.lanes, sweep.factors}, rows);
-  // Short rings keep as many threads busy as they have work for.
-  const bool pairs = direction == Direction::kForward && problem.links == 3;
-  const int64_t work = detail::ceil_div(rows, pairs ? TileTraits::kSegment / 2 : 1);
-  shape.threads = static_cast<int>(
-      std::min<int64_t>(detail::round_up(work * shape.lanes, Traits::kWarp), TileTraits::kThreads));
+      {direction, chain.residual, problem.links, bytes, static_cast<int>(sweep.channels / kQuad)},
+      sweep.factors, detail::backward_buffers(shape.turns), detail::tile_rows(sweep));
+  shape.threads = detail::tile_threads(sweep, problem.links, shape.turns);
+  shape.splits = tile_splits(direction, problem, sweep);
   shape.tiles = batch_count(problem) * sweep.classes * detail::ceil_div(sweep.ring, sweep.tile) *
-                detail::ceil_div(problem.channels, sweep.channels);
+                shape.splits;
   shape.blocks = std::min(shape.tiles, limits.max_blocks);
   const int width = limits.vector_bytes / bytes;
   shape.vectors = limits.vector_bytes == Traits::kVectorBytes && problem.channels % width == 0;
@@ -171,11 +191,12 @@ inline TileShape tile_shape(Direction direction, int bytes, const ChainProblem& 
 }
 
 // Forward, where the residual is the chain's value, problem.grad holds it. Backward, problem.dots
-// is contiguous, (groups, B, N, factors, K) in float32.
+// is contiguous, (tile_splits, B, N, factors, K) in float32.
 template <typename T>
-TileArguments<T> make_tile_arguments(Direction direction, const ChainProblem& chain,
-                                     const Sweep& sweep, const TileShape& shape) {
+TileArguments<T> make_tile_arguments(const ChainProblem& chain, const Sweep& sweep,
+                                     const TileShape& shape) {
   const Problem& problem = chain.problem;
+  const auto bits = [](int64_t power) { return std::countr_zero(static_cast<uint64_t>(power)); };
   TileArguments<T> arguments{};
   arguments.tiles = shape.tiles;
   arguments.length = problem.length;
@@ -183,18 +204,25 @@ TileArguments<T> make_tile_arguments(Direction direction, const ChainProblem& ch
   arguments.classes = sweep.classes;
   arguments.ring = sweep.ring;
   arguments.tiles_of_ring = detail::ceil_div(sweep.ring, sweep.tile);
-  arguments.groups = detail::ceil_div(problem.channels, sweep.channels);
   arguments.channels = problem.channels;
+  arguments.groups = static_cast<int32_t>(detail::ceil_div(problem.channels, sweep.channels));
+  arguments.splits = shape.splits;
+  arguments.groups_of_split =
+      static_cast<int32_t>(detail::ceil_div(arguments.groups, arguments.splits));
   std::copy_n(problem.batch_sizes, problem.batch_dims, arguments.batch_sizes);
   arguments.batch_dims = problem.batch_dims;
   arguments.links = problem.links;
   arguments.rows = static_cast<int32_t>(detail::tile_rows(sweep));
   arguments.tile = static_cast<int32_t>(sweep.tile);
   arguments.halo = static_cast<int32_t>(sweep.halo);
-  arguments.lanes = shape.lanes;
-  while (1 << arguments.lane_bits < shape.lanes) ++arguments.lane_bits;
-  arguments.stage_rows = static_cast<int32_t>(shape.memory.stage_rows);
-  arguments.weight_row = static_cast<int32_t>(shape.memory.weight_row / sizeof(T));
+  arguments.quads = static_cast<int32_t>(sweep.channels / kQuad);
+  arguments.quad_bits = bits(arguments.quads);
+  arguments.row_bytes = static_cast<int32_t>(sweep.channels * sizeof(T));
+  arguments.piece_bits = bits(arguments.row_bytes / Traits::kVectorBytes);
+  arguments.stage_bits =
+      std::min<int>(5, std::bit_width(static_cast<unsigned>(3 * sweep.factors - 1)));
+  arguments.initial_buffer = shape.memory.buffers - 1;
+  arguments.regular = problem.length % std::max<int64_t>(sweep.step, 1) == 0;
   arguments.residual = chain.residual;
   arguments.vectors = shape.vectors;
   arguments.memory = shape.memory;
@@ -206,10 +234,9 @@ TileArguments<T> make_tile_arguments(Direction direction, const ChainProblem& ch
   arguments.result = make_view<T, int64_t>(problem.result);
   arguments.factors = sweep.factors;
   arguments.dots = static_cast<float*>(problem.dots.data);
-  arguments.dots_group = batch_count(problem) * problem.length * sweep.factors * problem.links;
-  const auto turns = detail::make_turns(direction, chain, sweep, sizeof(T));
-  arguments.turns = static_cast<int32_t>(turns.size());
-  std::copy(turns.begin(), turns.end(), arguments.turn);
+  arguments.dots_split = batch_count(problem) * problem.length * sweep.factors * problem.links;
+  arguments.turns = static_cast<int32_t>(shape.turns.size());
+  std::copy(shape.turns.begin(), shape.turns.end(), arguments.turn);
   for (int factor = 0; factor < sweep.factors; ++factor) {
     const auto along = detail::along_tile(sweep, factor, problem.links);
     std::copy(along.begin(), along.end(), arguments.offset + factor * problem.links);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include "core/chain_plan.h"
 #include "core/numeric.h"
@@ -19,82 +20,127 @@ constexpr int element_bytes(DType dtype) {
 
 enum class Direction { kForward, kBackward };
 
-// What a tile is made of, but for its rows.
+// Channels of one access on chip, and accesses of a row in tiles of three links.
+inline constexpr int kQuad = 4;
+inline constexpr int kThreeQuads = 4;
+
+// What a tile is made of, but for its rows and factors.
 struct TileKind {
   Direction direction;
   Residual residual;
   int links;
-  int bytes;        // of an element
-  int lanes;        // 16-byte accesses of a row
-  int factors = 1;  // that backward goes through
+  int bytes;  // of an element
+  int quads;  // of a row
+};
+
+// What a block works on, and where its batch item begins in each operand.
+struct TilePlace {
+  int32_t group, groups_end;  // of channels
+  int64_t split;              // of the groups among blocks
+  int64_t ring_row;           // row of the batch item where the ring begins
+  int64_t begin;              // of the tile on its ring; its halo lies before that
+  int64_t weight, value, grad, result;
+  int64_t batch_row;  // the first row of the batch item among those of all
 };
 
 // The shared memory of a block, in bytes, one part behind the other.
 struct TileMemory {
-  int64_t buffer;  // all rows once
-  int64_t buffers;
-  int64_t stage;       // weights, and again the weights that are on their way
-  int64_t table;       // where every row lies in memory
-  int64_t weight_row;  // of a row's weights in a stage
-  int64_t stage_rows;
+  int32_t buffer;  // all rows once
+  int32_t buffers;
+  int32_t weights;    // of all factors of three links, in float32
+  int32_t dots;       // of all factors, in float32
+  int32_t dots_row;   // floats of a row and factor
+  int32_t even_rows;  // for which there are weights and dots
+  int32_t table;      // where every row lies in memory
+  int32_t place;      // of the tile
 
-  int64_t total() const { return buffers * buffer + 2 * stage + table; }
+  PARAMIXER_INLINE int weights_begin() const { return buffers * buffer; }
+  PARAMIXER_INLINE int dots_begin() const { return weights_begin() + weights; }
+  PARAMIXER_INLINE int table_begin() const { return dots_begin() + dots; }
+  PARAMIXER_INLINE int place_begin() const { return table_begin() + table; }
+  PARAMIXER_INLINE int64_t total() const { return place_begin() + place; }
 };
 
-// Forward holds the rows before and behind a factor, and V_0 where it is added; backward the rows
-// before every factor, and gradients before and behind one. The weights of all rows are staged
-// together where rows need those of others: forward for two factors of three links, which go
-// through registers together, and backward.
-inline TileMemory tile_memory(const TileKind& kind, int64_t rows) {
-  const bool forward = kind.direction == Direction::kForward;
-  const bool pairs = forward && kind.links == 3;
-  TileMemory memory;
-  memory.buffer = detail::round_up(rows, 8) * kind.lanes * Traits::kVectorBytes;
-  memory.buffers = !forward ? kind.factors + 2 : kind.residual == Residual::kInitial ? 3 : 2;
-  memory.weight_row =
-      detail::round_up((pairs ? 2 : 1) * kind.links * kind.bytes, Traits::kVectorBytes);
-  memory.stage_rows = rows;
-  if (forward && !pairs) {
-    constexpr int64_t kRows = TileTraits::kRowsPerStage * TileTraits::kThreads;
-    memory.stage_rows = std::min(rows, kRows / kind.lanes);
+// Forward holds the rows once (three links) or before and behind a factor, and V_0 where it is
+// added; backward rows before every turn and gradients, in `states` buffers.
+inline TileMemory tile_memory(const TileKind& kind, int factors, int states, int64_t rows) {
+  const auto part = [](int64_t bytes) {
+    return static_cast<int32_t>(detail::round_up(bytes, Traits::kVectorBytes));
+  };
+  const bool three = kind.links == 3;
+  TileMemory memory{};
+  memory.buffer = part(rows * kind.quads * kQuad * kind.bytes);
+  memory.even_rows = static_cast<int32_t>(detail::round_up(rows, 2));
+  if (three) memory.weights = part(memory.even_rows * 12 * factors);
+  if (kind.direction == Direction::kForward) {
+    memory.buffers = (three ? 1 : 2) + (kind.residual == Residual::kInitial);
+  } else {
+    memory.buffers = states;
+    memory.dots_row = three ? 4 : kind.links;
+    memory.dots = part(int64_t{4} * memory.even_rows * memory.dots_row * factors);
   }
-  memory.stage = memory.stage_rows * memory.weight_row;
-  memory.table = detail::round_up(rows * static_cast<int64_t>(sizeof(int32_t)), 16);
+  memory.table = part(rows * static_cast<int64_t>(sizeof(int32_t)));
+  memory.place = part(sizeof(TilePlace));
   return memory;
+}
+
+// How many blocks share the groups of channels of a tile: as many as end soonest, if as many blocks
+// run at once as a large GPU has places for, and a block's beginning takes half as long as a group.
+// Backward each has dots of its own, in all no more than two tensors like V take, unless one does.
+inline int64_t tile_splits(Direction direction, const Problem& problem, const Sweep& sweep) {
+  const int64_t groups = detail::ceil_div(problem.channels, sweep.channels);
+  const int64_t tiles =
+      batch_count(problem) * sweep.classes * detail::ceil_div(sweep.ring, sweep.tile);
+  int64_t most = groups;
+  if (direction == Direction::kBackward) {
+    most = std::clamp<int64_t>(problem.channels / (sweep.factors * problem.links), 1, groups);
+  }
+  int64_t best = 1, least = std::numeric_limits<int64_t>::max();
+  for (int64_t wanted = 1; wanted <= most; ++wanted) {
+    const int64_t of_block = detail::ceil_div(groups, wanted);
+    const int64_t splits = detail::ceil_div(groups, of_block);
+    const int64_t rounds = detail::ceil_div(tiles * splits, TileTraits::kBlocksAtOnce);
+    const int64_t half_groups = rounds * (2 * of_block + 1);
+    if (half_groups < least) best = splits, least = half_groups;
+  }
+  return best;
 }
 
 namespace detail {
 
 // The most rows that a block holds, a multiple of 8.
-inline int64_t most_rows(const TileKind& kind) {
+inline int64_t most_rows(const TileKind& kind, int factors, int states) {
+  int64_t most = std::numeric_limits<int32_t>::max();
+  if (kind.links == 3) {  // a thread holds kSegment rows
+    most = TileTraits::kSegment * TileTraits::kThreads / kThreeQuads;
+  }
   int64_t rows = 0;
-  while (tile_memory(kind, rows + 8).total() <= TileTraits::kSharedBytes) rows += 8;
+  while (rows + 8 <= most &&
+         tile_memory(kind, factors, states, rows + 8).total() <= TileTraits::kSharedBytes) {
+    rows += 8;
+  }
   return rows;
 }
 
 // Costs in moves of a row between device memory and chip, rough figures for which a plan is not
-// sensitive: on chip a link of forward costs 3.5 instructions an element, of which 7.7 go into the
-// move of a byte (scripts/benchmarks/NOTES.md), and a row's weights come through L2 once for every
-// group of channels. A far link of a single product comes through L2.
+// sensitive: instructions an element (scripts/benchmarks/NOTES.md), of which 7.7 go into the move
+// of a byte. A far link of a single product comes through L2.
 inline TileOptions tile_options(const TileKind& kind) {
-  const int row_bytes = kind.lanes * Traits::kVectorBytes;
-  const double channels = row_bytes / kind.bytes;
+  const bool three = kind.links == 3, forward = kind.direction == Direction::kForward;
+  const int row_bytes = kind.quads * kQuad * kind.bytes;
   TileOptions options;
-  options.rows = most_rows(kind);
-  options.channels = static_cast<int64_t>(channels);
+  options.channels = kind.quads * kQuad;
   options.factors =
       std::min(TileTraits::kMostFactors, std::max(1, TileTraits::kMostOffsets / kind.links));
-  // 16 bytes are half a sector; the block that uses the other half runs at the same time.
-  options.move_cost = kind.lanes == 1 ? 1.5 : kind.lanes == 2 ? 1.1 : 1.0;
-  options.factor_cost = kind.links * (0.45 / kind.bytes + 0.5 / channels);
+  // 16 bytes are half a sector; the other half is read right after it, or by another block.
+  options.move_cost = row_bytes == 16 ? 1.5 : row_bytes == 32 ? 1.1 : 1.0;
   options.product_cost = 2 + 0.4 * kind.links;
-  if (kind.direction == Direction::kBackward) {
-    options.factors = std::min(options.factors, kind.factors);
-    // Two rows are read for one that is written. A factor runs three times, and its dots, a float
-    // for every link and group of channels, are written and read once more.
+  const double link = 0.45 / kind.bytes + 0.5 / static_cast<double>(options.channels);
+  options.factor_cost = three ? 0.95 / kind.bytes : kind.links * link;
+  if (!forward) {
+    // Two rows are read for one that is written. A factor runs three times.
     options.move_cost *= 1.5;
-    options.factor_cost =
-        3 * kind.links * (0.4 / kind.bytes + 0.5 / channels) + 8.0 * kind.links / row_bytes;
+    options.factor_cost = three ? 3.2 / kind.bytes : 3 * kind.links * link;
     options.product_cost = 5 + 0.8 * kind.links;
   }
   return options;

@@ -36,14 +36,18 @@ struct TileTraits {
   // What every architecture gives a block; on those with more, further blocks hide each other's
   // waiting.
   static constexpr int64_t kSharedBytes = 99 * 1024;
-  // A row of a tile is one, two or four 16-byte accesses: wider rows use whole sectors and share
-  // their weights, narrower ones make longer tiles.
-  static constexpr int kMostLanes = 4;
-  // Rows of a chain of neighbours that a thread takes through two factors in registers. It makes 4
-  // rows of the first factor and reads 6 rows of the tile more than that.
-  static constexpr int kSegment = 8;
-  // Rows per thread whose weights are staged together, where a sweep has one factor.
-  static constexpr int kRowsPerStage = 1;
+  // A row of a tile of any number of links is at most so many 16-byte accesses: wider rows use
+  // whole sectors, narrower ones make longer tiles.
+  static constexpr int kMostPieces = 4;
+  // Rows of a chain of neighbours that a thread takes through two factors of three links in
+  // registers, of which it reads 6 more; one more than a multiple of 8, so that neighbouring
+  // segments begin in different banks. Chains of fewer rows than the least are not worth it;
+  // backward a walk ends early where no chain has more.
+  static constexpr int kSegment = 9;
+  static constexpr int kLeastSegment = 6;
+  static constexpr int kLeastSegmentBack = 4;
+  // For which blocks share the groups of channels of a tile: two on each of 132 multiprocessors.
+  static constexpr int64_t kBlocksAtOnce = 264;
   // Of a launch; its offsets travel in the kernel's parameters.
   static constexpr int kMostFactors = 16;
   static constexpr int kMostOffsets = 256;
@@ -60,10 +64,11 @@ struct BandKnobs {
 };
 
 static_assert(TileTraits::kThreads % Traits::kWarp == 0 && TileTraits::kThreads <= 1024);
-static_assert((TileTraits::kMostLanes & (TileTraits::kMostLanes - 1)) == 0);
-static_assert(TileTraits::kMostLanes * Traits::kVectorBytes <= Traits::kLineBytes,
-              "the order of a tile's rows spreads one line's worth of rows over the banks");
-static_assert(TileTraits::kSegment >= 2);
+static_assert((TileTraits::kMostPieces & (TileTraits::kMostPieces - 1)) == 0);
+static_assert(TileTraits::kSegment % 8 == 1, "segments begin in different banks");
+static_assert(TileTraits::kLeastSegment >= 1 && TileTraits::kLeastSegment <= TileTraits::kSegment);
+static_assert(TileTraits::kLeastSegmentBack >= 1 &&
+              TileTraits::kLeastSegmentBack <= TileTraits::kSegment);
 static_assert(TileTraits::kMostOffsets >= kMaxLinks, "a launch takes at least one factor");
 
 static_assert(Traits::kThreads % Traits::kWarp == 0, "shuffles need whole warps");

@@ -9,7 +9,7 @@ sweep     builds variants of the kernels and prints, for each, registers and blo
 
     python scripts/tune.py predict
     python scripts/tune.py sweep
-    python scripts/tune.py sweep --predict --variant TileTraits.kSegment=12 TileTraits.kThreads=128
+    python scripts/tune.py sweep --predict --variant TileTraits.kSegment=17 TileTraits.kThreads=128
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@
 #include "chain_cases.h"
 #include "core/problem.h"
 #include "kernel_cases.h"
+#include "tile_plan.h"
 
 namespace paramixer::testing {
 
@@ -100,8 +101,8 @@ class ChainInstance {
   ChainProblem backward_problem(const Sweep& sweep) {
     ChainProblem chain = problem(value_.operand, result_.operand);
     chain.problem.grad = grad_.operand;
-    groups_ = (case_.channels + sweep.channels - 1) / sweep.channels;
-    dots_.assign(groups_ * batches() * case_.length * sweep.factors * problem_.links, NAN);
+    splits_ = cuda::tile_splits(cuda::Direction::kBackward, problem_, sweep);
+    dots_.assign(splits_ * batches() * case_.length * sweep.factors * problem_.links, NAN);
     chain.problem.dots.data = dots_.data();
     return chain;
   }
@@ -153,7 +154,8 @@ class ChainInstance {
     check_state(result_, state, factors_);
   }
 
-  // Both gradients of a sweep against their definition; the dots summed over groups of channels.
+  // Both gradients of a sweep against their definition; the dots summed over splits of the
+  // channels.
   void check_backward(const Sweep& sweep) const {
     std::vector<Numbers> states = {numbers(value_)};
     for (int f = 0; f + 1 < sweep.factors; ++f) {
@@ -194,7 +196,7 @@ class ChainInstance {
 
   void check_dots(const Sweep& sweep, int factor, const Numbers& grad, const Numbers& state) const {
     const int64_t length = case_.length, channels = case_.channels, links = problem_.links;
-    const int64_t per_group = batches() * length * sweep.factors * links;
+    const int64_t per_split = batches() * length * sweep.factors * links;
     for (int64_t row = 0; row < batches() * length; ++row) {
       for (int64_t k = 0; k < links; ++k) {
         const int64_t other = neighbour(row, offset(sweep.first + factor, k));
@@ -203,8 +205,8 @@ class ChainInstance {
           expected += grad.value[row * channels + c] * state.value[other * channels + c];
           magnitude += grad.magnitude[row * channels + c] * state.magnitude[other * channels + c];
         }
-        for (int64_t g = 0; g < groups_; ++g) {
-          actual += dots_[g * per_group + (row * sweep.factors + factor) * links + k];
+        for (int64_t g = 0; g < splits_; ++g) {
+          actual += dots_[g * per_split + (row * sweep.factors + factor) * links + k];
         }
         const double bound = (rounding(sweep.factors) + channels * epsilon<float>()) * magnitude;
         ASSERT_LE(std::abs(actual - expected), bound + std::ldexp(sweep.factors, -20))
@@ -372,7 +374,7 @@ class ChainInstance {
   std::deque<std::pair<int, Tensor<T>>> kept_;
   int64_t weight_factor_ = 0;
   std::vector<float> dots_;
-  int64_t groups_ = 0;
+  int64_t splits_ = 0;
 };
 
 using TileDTypes = ::testing::Types<float, BFloat16, Float16>;

@@ -198,6 +198,8 @@ struct TileOptions {
   double move_cost = 1;     // of a row that goes on chip or comes back
   double factor_cost = 0;   // of a factor times a row that is on chip
   double product_cost = 2;  // of a factor without tiles
+  // The same as `rows` for a sweep whose tile is not known yet; none: `rows` for all.
+  std::function<int64_t(const Sweep&)> rows_of = nullptr;
 };
 
 namespace detail {
@@ -210,6 +212,20 @@ inline int64_t shortest_link(std::span<const int64_t> offsets, int64_t length) {
     if (ahead != 0) shortest = std::min({shortest, ahead, length - ahead});
   }
   return shortest < length ? shortest : 1;
+}
+
+// Cuts the sweep's rings, whose halos are known, into equal tiles of at most `rows` rows, or makes
+// them whole ones; no tile where it does not hold more than its halos.
+inline void set_tile(Sweep& sweep, int64_t rows) {
+  if (sweep.ring <= rows) {
+    sweep.tile = sweep.ring;
+    sweep.halo = 0;
+    return;
+  }
+  sweep.tile = std::max<int64_t>(rows - 2 * sweep.halo, 0);
+  if (sweep.tile == 0) return;
+  const int64_t tiles = (sweep.ring + sweep.tile - 1) / sweep.tile;
+  sweep.tile = (sweep.ring + tiles - 1) / tiles;
 }
 
 // `factors` factors in tiles along the rings of `step`: their sweep, offsets and cost, but for
@@ -233,21 +249,28 @@ inline std::optional<ChainPlan> plan_tile(int64_t length, int factors, int64_t s
     along.insert(along.end(), one.begin(), one.end());
   }
   sweep.offsets = along.data();
-  int64_t rows = sweep.ring;
-  if (sweep.ring <= options.rows) {
-    sweep.tile = sweep.ring;
-    sweep.halo = 0;
-  } else {
-    rows = options.rows;
-    sweep.tile = rows - 2 * sweep.halo;
-    if (sweep.tile < 1) return std::nullopt;
-  }
+  set_tile(sweep, options.rows_of ? options.rows_of(sweep) : options.rows);
+  if (sweep.tile < 1) return std::nullopt;
+  const int64_t rows = sweep.tile + 2 * sweep.halo;
   const double redundancy = static_cast<double>(rows) / static_cast<double>(sweep.tile);
   plan.cost = options.move_cost + redundancy * (options.move_cost + factors * options.factor_cost);
   return plan;
 }
 
 }  // namespace detail
+
+// The factor counts after which a training pass saves the state, where kernels do not compute all
+// of them again: at most two, near-equal cuts, and even ones, which leave no factor of a pair
+// alone.
+inline std::vector<int64_t> saved_boundaries(int64_t factors) {
+  const int64_t pieces = std::min<int64_t>(factors, 3);
+  std::vector<int64_t> boundaries;
+  for (int64_t i = 1; i < pieces; ++i) {
+    const int64_t cut = i * factors / pieces;
+    boundaries.push_back(factors < 6 ? cut : cut - cut % 2);
+  }
+  return boundaries;
+}
 
 // Another way to take the factors from `first` to before `end` in one sweep: that sweep and its
 // cost, or nothing.

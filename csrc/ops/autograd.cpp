@@ -21,6 +21,7 @@
 #include <functional>
 #include <mutex>
 
+#include "core/chain_plan.h"
 #include "ops/chain_sequence.h"
 #include "ops/check.h"
 #include "ops/operators.h"
@@ -229,15 +230,10 @@ std::tuple<at::Tensor, at::Tensor> mix_backward_autograd(c10::DispatchKeySet key
 // ---- The chain of factors: an autograd::Function for first derivatives, and for all others the
 // single-factor operators it stands for
 
-// The factor counts after which a training pass saves the state: at most two, near-equal cuts. The
-// CPU kernels compute states again on chip, which costs less than storing them.
+// The CPU kernels compute states again on chip, which costs less than storing them.
 std::vector<int64_t> boundaries_to_save(const at::Tensor& weight, bool save) {
   if (!save || weight.device().is_cpu()) return {};
-  const int64_t factors = weight.sym_size(-2).guard_int(__FILE__, __LINE__);
-  const int64_t pieces = std::min<int64_t>(factors, 3);
-  std::vector<int64_t> boundaries;
-  for (int64_t i = 1; i < pieces; ++i) boundaries.push_back(i * factors / pieces);
-  return boundaries;
+  return saved_boundaries(weight.sym_size(-2).guard_int(__FILE__, __LINE__));
 }
 
 // The gradient of the value needs the weight alone, that of the weight needs everything.

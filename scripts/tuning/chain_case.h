@@ -57,19 +57,11 @@ inline Case parse_case(const std::string& text) {
   return result;
 }
 
-// Where a training pass saves states (boundaries_to_save in csrc/ops/autograd.cpp).
-inline std::vector<int64_t> boundaries(int64_t factors) {
-  const int64_t pieces = std::min<int64_t>(factors, 3);
-  std::vector<int64_t> result;
-  for (int64_t i = 1; i < pieces; ++i) result.push_back(i * factors / pieces);
-  return result;
-}
-
 // The plan of the forward pass, without cuts or with those of training, or of the backward pass.
 inline ChainPlan plan_case(const Case& c, Direction direction, bool training) {
   ChainShape chain = c.chain;
   chain.direction = direction;
-  if (training) chain.cuts = boundaries(chain.factors);
+  if (training) chain.cuts = saved_boundaries(chain.factors);
   const bool bands = direction == Direction::kForward && element_bytes(chain.dtype) == 2;
   chain.band_bytes = bands ? kSharedLimit : 0;
   return plan_for_cuda(chain);

@@ -117,9 +117,9 @@ class Chain {
     const ChainPlan plan = plan_case(case_, Direction::kBackward, true);
     std::vector<double> times;
     for (const Sweep& sweep : plan.sweeps) {
-      const int64_t groups =
-          sweep.tile > 0 ? detail::ceil_div(case_.chain.channels, sweep.channels) : 1;
-      const Buffer<float> dots(groups * operands_.rows * sweep.factors * links());
+      const Problem problem = this->problem(nullptr, nullptr).problem;
+      const int64_t splits = sweep.tile > 0 ? tile_splits(Direction::kBackward, problem, sweep) : 1;
+      const Buffer<float> dots(splits * operands_.rows * sweep.factors * links());
       dots_ = dots.data();
       times.push_back(launch([&] {
         run(Direction::kBackward, sweep, operands_.value.data(), operands_.result.data());

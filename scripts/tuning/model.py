@@ -38,20 +38,23 @@ LAUNCH_MICROSECONDS = 2.0
 
 @dataclass(frozen=True)
 class TileCounts:
-    """Instructions of one lane in the kernels of tiles, for 16 bytes of channels of a row."""
+    """Instructions of one lane in the kernels of tiles, for a quad of channels of a row."""
 
     pair: float  # two factors of three links, `segment` rows
-    link: float  # forward: a link of a single factor
-    row: float  # and what it takes besides
+    pair_back: float
+    short_back: float  # 4 rows
+    three: float  # one factor of three links
+    three_back: float
+    link: float  # forward: a link of a factor of any
     dot: float  # backward: a link of the dots
-    dot_row: float
     back: float  # backward: a link of the gradient
-    back_row: float
-    tile: float = 150  # a thread's beginning
-    find: float = 60  # where a row lies
-    load: float = 40
-    store: float = 30
-    copy: float = 44  # of weights, a thread and row
+    row: float = 28  # what each of these takes besides, a row
+    tile: float = 400  # a warp's beginning
+    find: float = 40  # where a row lies
+    load: float = 20  # 16 bytes
+    store: float = 19
+    stage: float = 17  # a weight of three links
+    dots: float = 23  # a dot, written
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,11 @@ class BandCounts:
 class Counts:
     """All of them; by bytes of an element, and of bands by K."""
 
-    segment: int = 8
+    segment: int = 9
     tiles: dict[int, TileCounts] = field(
         default_factory=lambda: {
-            4: TileCounts(548, 20, 24, 62, 62, 24, 28),
-            2: TileCounts(1096, 38.5, 33, 89, 65, 42, 44),
+            4: TileCounts(445, 1150, 640, 37, 98, 16, 45, 24),
+            2: TileCounts(525, 1285, 730, 48, 142, 21, 50, 32),
         }
     )
     products: dict[int, ProductCounts] = field(
@@ -165,32 +168,60 @@ class Chain:
         return values * self.values + weights * every_weight
 
 
-def forward_tiles(chain: Chain, launch: Launch, counts: Counts) -> Cost:
-    """`chain_tile` over a sweep."""
-    each, size = counts.tiles[chain.size], chain.size
+def on_chip(chain: Chain, launch: Launch) -> tuple[float, float, float]:
+    """Rows on chip of all groups of channels, the groups of a block, and rows read for one."""
     read = launch["tiles"] * launch["rows"] / launch["ring"]
     groups = ceil(chain.channels / launch["channels"])
-    rows = chain.batch * chain.length * read * groups  # rows on chip, of a group of channels
-    lanes = launch["channels"] * size / 16
-    pairs, single = launch["pairs"], launch["factors"] - 2 * launch["pairs"]
-    segment = counts.segment
+    return chain.batch * chain.length * read * groups, groups / launch["splits"], read
+
+
+def tile_rows(chain: Chain, launch: Launch, counts: Counts, loads: int) -> float:
+    """Instructions that bring a row of a group of channels on chip, and back."""
+    each = counts.tiles[chain.size]
+    _, shared_by, read = on_chip(chain, launch)
+    pieces = launch["channels"] * chain.size / 16
+    once = each.tile * launch["threads"] / launch["rows"] + each.find
+    if chain.links == 3:  # a power of two of threads, at most a warp, stages a row
+        wanted = 3 * launch["factors"]
+        lanes = min(32, 1 << (wanted - 1).bit_length())
+        once += each.stage * lanes * ceil(wanted / lanes)
+    return once / shared_by + pieces * (loads * each.load + each.store / read)
+
+
+def states(
+    chain: Chain, launch: Launch, counts: Counts, but_last: bool = False
+) -> tuple[float, float]:
+    """Instructions and bytes of shared memory of the forward turns, a quad of a row."""
+    each, size, links, segment = counts.tiles[chain.size], chain.size, chain.links, counts.segment
+    pairs, walks = launch["pairs"], launch["walks"] / (4 * launch["rows"])
+    single = launch["factors"] - 2 * pairs
+    if but_last and single > 0:
+        single -= 1
+    elif but_last:
+        # Short walks are the last ones.
+        walks, pairs = walks if launch["short"] else walks * (pairs - 1) / pairs, pairs - 1
+    if links != 3:
+        return single * (each.row + each.link * links), single * 4 * size * (links + 2)
+    # A thread makes as many rows of a single factor as of a segment, whether there are so many.
+    single_rows = single * segment * launch["threads"] / (4 * launch["rows"])
+    moved = pairs * (4 * size * (2 * segment + 6) + 24 * (segment + 4)) / segment
+    moved += single * (16 * size + 12)
+    return walks * each.pair + single_rows * each.three, moved
+
+
+def forward_tiles(chain: Chain, launch: Launch, counts: Counts) -> Cost:
+    """`chain_tile` over a sweep."""
+    rows, shared_by, read = on_chip(chain, launch)
+    quads = launch["channels"] / 4
     weights = chain.weights(launch["factors"])
-    per_row = (
-        each.tile * launch["threads"] / launch["rows"]
-        + each.find
-        + lanes * (each.load + each.store / read)
-        + each.copy * launch["copies"]
-        + lanes * (pairs * each.pair / segment + single * (each.row + each.link * chain.links))
-    )
-    # A pair reads a row and its six neighbours of a segment, and each step's weights in every lane.
-    touched = 2 + pairs * ((segment + 6) / segment + 1) + single * (chain.links + 2)
-    staged = pairs * 8 * size * (1 + lanes * (segment + 4) / segment)
-    staged += single * chain.links * size * (1 + lanes)
+    groups = ceil(chain.channels / launch["channels"])
+    again = groups / shared_by if chain.links == 3 else groups
+    made, moved = states(chain, launch, counts)
     return Cost(
         device=chain.values * (1 + read) + weights,
-        l2=chain.values * (1 + read) + weights * groups * read,
-        shared=rows * (16 * lanes * touched + staged),
-        instructions=rows * per_row,
+        l2=chain.values * (1 + read) + weights * again * read,
+        shared=rows * quads * (8 * chain.size + moved),
+        instructions=rows * (tile_rows(chain, launch, counts, 1) + quads * made),
     )
 
 
@@ -230,31 +261,31 @@ def product(chain: Chain, counts: Counts, alone: bool) -> Cost:
 
 
 def backward_tiles(chain: Chain, launch: Launch, counts: Counts) -> Cost:
-    """`chain_tile_backward` over a sweep, and the sum of its dots over the groups of channels."""
+    """`chain_tile_backward` over a sweep, and the sum of its dots over blocks."""
     each, size, links = counts.tiles[chain.size], chain.size, chain.links
-    factors = launch["factors"]
-    read = launch["tiles"] * launch["rows"] / launch["ring"]
-    groups = ceil(chain.channels / launch["channels"])
-    rows = chain.batch * chain.length * read * groups
-    lanes = launch["channels"] * size / 16
-    states = (factors - 1) * (each.row + each.link * links)
-    dots = factors * (each.dot_row + each.dot * links) / read
-    gradients = factors * (each.back_row + each.back * links)
-    per_row = (
-        each.tile * launch["threads"] / launch["rows"]
-        + each.find
-        + each.copy * launch["copies"] * (2 - 1 / factors)
-        + lanes * (2 * each.load + each.store / read + states + dots + gradients)
-    )
-    all_dots = groups * chain.batch * chain.length * factors * links * 4
+    factors, pairs, segment = launch["factors"], launch["pairs"], counts.segment
+    rows, shared_by, read = on_chip(chain, launch)
+    quads = launch["channels"] / 4
+    single = factors - 2 * pairs
+    made, moved = states(chain, launch, counts, but_last=True)
+    if links == 3:
+        walks = launch["walks"] * each.pair_back + launch["short"] * each.short_back
+        made += walks / (4 * launch["rows"]) + single * each.three_back
+        moved += pairs * (4 * size * (3 * segment + 12) + 24 * (segment + 6)) / segment
+        moved += single * (4 * size * 9 + 12)
+    else:
+        made += factors * (links * (each.dot / read + each.back) + 2 * each.row)
+        moved += factors * 4 * size * (2 * links + 2)
+    per_row = tile_rows(chain, launch, counts, 2) + quads * made
+    per_row += each.dots * factors * links / (shared_by * read)
+    all_dots = launch["splits"] * chain.batch * chain.length * factors * links * 4
     weights = chain.weights(factors)
-    moved = chain.values * (1 + 2 * read) + 2 * all_dots + weights
-    touched = 3 + (3 * factors - 1) * (links + 1)
-    staged = (2 * factors - 1) * links * size * (1 + lanes)
+    again = launch["splits"] if links == 3 else 2 * ceil(chain.channels / launch["channels"])
+    values = chain.values * (1 + 2 * read) + 2 * all_dots + weights
     return Cost(
-        device=moved + weights,
-        l2=moved + 2 * weights * groups * read,
-        shared=rows * (16 * lanes * touched + staged),
+        device=values + weights,
+        l2=values + weights * again * read,
+        shared=rows * quads * (12 * size + moved),
         instructions=rows * per_row,
         launches=3,
     )
@@ -285,11 +316,17 @@ def forward_costs(chain: Chain, launches: list[Launch], counts: Counts) -> list[
     ]
 
 
+def boundaries(factors: int) -> list[int]:
+    """Where a training pass saves states: saved_boundaries in csrc/core/chain_plan.h."""
+    pieces = min(factors, 3)
+    cuts = [i * factors // pieces for i in range(1, pieces)]
+    return cuts if factors < 6 else [cut - cut % 2 for cut in cuts]
+
+
 def backward_costs(chain: Chain, launches: list[Launch], counts: Counts) -> list[Cost]:
     """Of every launch of a backward plan, and of those that compute states between cuts again."""
     costs = []
-    pieces = min(chain.factors, 3)
-    starts = {0, *(i * chain.factors // pieces for i in range(1, pieces))}
+    starts = {0, *boundaries(chain.factors)}
     for launch, after in zip(launches, [*launches[1:], None], strict=True):
         if launch["way"] == "product":
             costs.append(backward_product(chain, counts))
@@ -297,9 +334,7 @@ def backward_costs(chain: Chain, launches: list[Launch], counts: Counts) -> list
             costs.append(backward_tiles(chain, launch, counts))
         if after is not None and after["first"] not in starts:
             # The state before the next sweep; in tiles like this one's, which is near enough.
-            pairs = launch["factors"] // 2 if chain.links == 3 else 0
-            again = {**launch, "pairs": pairs}
-            costs += forward_costs(chain, [again], counts)
+            costs += forward_costs(chain, [launch], counts)
     return costs
 
 

@@ -5,7 +5,6 @@
 //   plans [B,N,D,PROTOCOL,K,DTYPE,RESIDUAL ..]      such as 8,16384,128,cdil,3,float32,none
 
 #include <array>
-#include <bit>
 #include <cstdint>
 #include <cstdio>
 #include <string>
@@ -28,11 +27,13 @@ struct Grid {
   int64_t blocks = 0;
   int threads = Traits::kThreads;
   int64_t shared = 0;
-  int pairs = 0;   // of factors that go through registers together
-  int copies = 0;  // threads that copy the weights of one row
+  int pairs = 0;      // of factors that go through registers together
+  int64_t walks = 0;  // of whole warps through the segments of a tile, of all pairs
+  int64_t short_walks = 0;
+  int64_t splits = 1;  // of the channels among blocks
 };
 
-// Weights (B, N, M, K) as a layer writes them: how they are copied depends on it.
+// Weights (B, N, M, K) as a layer writes them.
 ChainProblem sizes_and_strides(const Case& c) {
   ChainProblem chain = detail::sizes_of(c.chain);
   Problem& problem = chain.problem;
@@ -47,18 +48,20 @@ ChainProblem sizes_and_strides(const Case& c) {
 
 Grid tile_grid(const Case& c, Direction direction, const Sweep& sweep) {
   const ChainProblem chain = sizes_and_strides(c);
-  const int bytes = element_bytes(c.chain.dtype);
-  const TileShape shape = tile_shape(direction, bytes, chain, sweep);
+  const TileShape shape = tile_shape(direction, element_bytes(c.chain.dtype), chain, sweep);
   Grid grid{.rows = sweep.tile + 2 * sweep.halo,
             .tiles = detail::ceil_div(sweep.ring, sweep.tile),
             .blocks = shape.blocks,
             .threads = shape.threads,
-            .shared = shape.memory.total()};
-  for (const Turn& turn : detail::make_turns(direction, chain, sweep, bytes)) {
-    const int elements = turn.factors * chain.problem.links;
-    const int pieces = turn.weight_bytes > 0 ? elements * bytes / turn.weight_bytes : elements;
-    grid.pairs += turn.factors == 2;
-    grid.copies += static_cast<int>(std::bit_ceil(static_cast<unsigned>(pieces)));
+            .shared = shape.memory.total(),
+            .splits = shape.splits};
+  for (const Turn& turn : shape.turns) {
+    if (turn.factors == 1) continue;
+    ++grid.pairs;
+    const bool is_short =
+        direction == Direction::kBackward && turn.segment <= TileTraits::kLeastSegmentBack;
+    (is_short ? grid.short_walks : grid.walks) +=
+        detail::round_up(int64_t{turn.segments} * kThreeQuads, Traits::kWarp);
   }
   return grid;
 }
@@ -83,8 +86,10 @@ void print_launch(const Case& c, Direction direction, const Sweep& sweep, bool l
   std::printf(R"({"way": "%s", "first": %d, "factors": %d, "ring": %lld, "channels": %lld, )",
               kWays[static_cast<size_t>(way)], sweep.first, sweep.factors, Long{sweep.ring},
               Long{sweep.channels});
-  std::printf(R"("rows": %lld, "tiles": %lld, "pairs": %d, "copies": %d, )", Long{grid.rows},
-              Long{grid.tiles}, grid.pairs, grid.copies);
+  std::printf(
+      R"("rows": %lld, "tiles": %lld, "pairs": %d, "walks": %lld, "short": %lld, "splits": %lld, )",
+      Long{grid.rows}, Long{grid.tiles}, grid.pairs, Long{grid.walks}, Long{grid.short_walks},
+      Long{grid.splits});
   std::printf(R"("blocks": %lld, "threads": %d, "shared": %lld}%s)", Long{grid.blocks},
               grid.threads, Long{grid.shared}, last ? "" : ", ");
 }

@@ -165,57 +165,45 @@ struct PlannedChain {
   }
 };
 
-TEST(TileShapeTest, OneBlockForEveryTileAndGroupOfChannels) {
+TEST(TileShapeTest, BlocksShareTheChannelsOfATileWhereTilesAreFew) {
   const auto protocol = testing::make_protocol("cdil", cdil(16384));
-  for (const int64_t batch : {1, 8}) {
+  // 32 tiles of 512 rows a batch item, 8 groups of 16 channels, 264 blocks at once.
+  for (const auto& [batch, splits] : {std::pair{1, 8}, {2, 4}, {8, 1}, {9, 4}, {64, 1}}) {
     const PlannedChain planned(Direction::kForward, DType::kFloat32, batch, 16384, 128, protocol);
     ASSERT_EQ(planned.plan.sweeps.size(), 2);  // whatever the batch
-    const TileShape halos = planned.shape(Direction::kForward, sizeof(float), 0);
-    EXPECT_EQ(halos.blocks, batch * 37 * 8);  // 37 tiles of 450 rows, 8 groups of 16 channels
-    EXPECT_EQ(halos.threads, TileTraits::kThreads);
-    EXPECT_EQ(halos.lanes, 4);
-    EXPECT_TRUE(halos.vectors);
-    EXPECT_EQ(planned.shape(Direction::kForward, sizeof(float), 1).blocks, batch * 32 * 8);
-  }
-}
-
-// Two factors a turn, in whatever order their columns are; weights in pieces as wide as they lie.
-TEST(TileShapeTest, TurnsOfCdil) {
-  for (const bool permute : {false, true}) {
-    const FactorOffsets offsets = cdil(4096);
-    const auto protocol =
-        testing::make_protocol("cdil", permute ? testing::permuted(offsets) : offsets);
-    const PlannedChain planned(Direction::kForward, DType::kFloat32, 1, 4096, 64, protocol);
-    for (size_t s = 0; s < planned.plan.sweeps.size(); ++s) {
-      const Sweep& sweep = planned.plan.sweeps[s];
-      const TileShape shape = planned.shape(Direction::kForward, sizeof(float), s);
-      const auto arguments =
-          make_tile_arguments<float>(Direction::kForward, planned.chain, sweep, shape);
-      ASSERT_EQ(arguments.turns, (sweep.factors + 1) / 2);
-      for (int t = 0; t < sweep.factors / 2; ++t) {
-        const Turn& turn = arguments.turn[t];
-        EXPECT_EQ(turn.factors, 2);
-        EXPECT_EQ(turn.distance, 1 << 2 * t);
-        EXPECT_EQ(turn.segment, std::min(8, arguments.rows / turn.distance));
-        const int widest = sweep.first % 2 == 0 ? 8 : 4;  // a factor's weights are 12 bytes
-        EXPECT_EQ(turn.weight_bytes, permute ? 0 : widest);
-      }
+    for (const size_t sweep : {0, 1}) {
+      const TileShape shape = planned.shape(Direction::kForward, sizeof(float), sweep);
+      EXPECT_EQ(shape.blocks, batch * 32 * splits) << batch;
+      EXPECT_EQ(shape.threads, TileTraits::kThreads);
+      EXPECT_TRUE(shape.vectors);
     }
   }
 }
 
-TEST(TileShapeTest, BackwardTakesOneFactorATurn) {
-  const auto protocol = testing::make_protocol("cdil", cdil(1024));
-  const PlannedChain planned(Direction::kBackward, DType::kBFloat16, 4, 1024, 64, protocol);
-  for (size_t s = 0; s < planned.plan.sweeps.size(); ++s) {
-    const Sweep& sweep = planned.plan.sweeps[s];
-    ASSERT_GT(sweep.factors, 1);
-    const TileShape shape = planned.shape(Direction::kBackward, sizeof(BFloat16), s);
-    ASSERT_LE(shape.memory.total(), TileTraits::kSharedBytes);
-    const auto arguments =
-        make_tile_arguments<BFloat16>(Direction::kBackward, planned.chain, sweep, shape);
-    EXPECT_EQ(arguments.turns, sweep.factors);
-    EXPECT_EQ(shape.memory.buffers, sweep.factors + 2);
+// Two factors a turn, in whatever order their columns are, while chains have enough rows.
+TEST(TileShapeTest, TurnsOfCdil) {
+  for (const bool permute : {false, true}) {
+    for (const Direction direction : {Direction::kForward, Direction::kBackward}) {
+      const FactorOffsets offsets = cdil(4096);
+      const auto protocol =
+          testing::make_protocol("cdil", permute ? testing::permuted(offsets) : offsets);
+      const PlannedChain planned(direction, DType::kFloat32, 1, 4096, 64, protocol);
+      for (size_t s = 0; s < planned.plan.sweeps.size(); ++s) {
+        const Sweep& sweep = planned.plan.sweeps[s];
+        const TileShape shape = planned.shape(direction, sizeof(float), s);
+        ASSERT_LE(shape.memory.total(), TileTraits::kSharedBytes);
+        const auto arguments = make_tile_arguments<float>(planned.chain, sweep, shape);
+        ASSERT_EQ(arguments.turns, (sweep.factors + 1) / 2);
+        const int buffers = direction == Direction::kForward ? 1 : sweep.factors / 2 + 2;
+        EXPECT_EQ(shape.memory.buffers, buffers);
+        for (int t = 0; t < sweep.factors / 2; ++t) {
+          const Turn& turn = arguments.turn[t];
+          EXPECT_EQ(turn.factors, 2);
+          EXPECT_EQ(turn.distance % (1 << 2 * t), 0);
+          EXPECT_EQ(turn.segment, std::min(TileTraits::kSegment, arguments.rows / turn.distance));
+        }
+      }
+    }
   }
 }
 

@@ -67,7 +67,7 @@ def test_launches_on_cuda():
     text = info.plan(16384, 128, links.cdil(16384), device="cuda")
     assert text == (
         "2 launches:\n"
-        "  launch 1: factors 0 to 4 in tiles of 16 channels and 450 of 16384 rows with halos of 31 "
+        "  launch 1: factors 0 to 4 in tiles of 16 channels and 512 of 16384 rows with halos of 31 "
         "rows\n"
         "  launch 2: factors 5 to 13 in tiles of 16 channels and all 512 rows, along each of 32 "
         "rings"

@@ -1,6 +1,7 @@
 """scripts/tuning: what is said of CUDA kernels that do not run here."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,8 @@ def test_plans_are_those_of_info(program):
         ("bands", 9),
     ]
     assert "factors 0 to 4 as bands" in text and "factors 5 to 13 as bands" in text
-    assert [launch["first"] for launch in plan["saving"]] == [0, 4, 9]  # cuts
+    assert [launch["first"] for launch in plan["saving"]] == [0, 4, 8]  # cuts
+    assert model.boundaries(14) == [4, 8]
 
 
 def test_a_launch_takes_its_slowest_resource_and_a_quarter_of_the_others():
@@ -174,9 +176,10 @@ def test_the_innermost_loops_are_counted():
 
 
 def test_the_model_takes_what_was_counted():
-    counts = sweep.counted(sass.loops(LISTING), segment=2)
-    assert (counts.segment, counts.tiles[4].pair) == (2, 4)
-    assert counts.tiles[2] == model.Counts().tiles[2] and counts.bands == model.Counts().bands
+    found = {"band bf16 K=3": [Counter(HMMA=16, LDS=84), Counter(FFMA=57, LDS=3)]}
+    counts = sweep.counted(found, segment=17)
+    assert (counts.segment, counts.bands[3].multiply, counts.bands[3].compose) == (17, 100, 60)
+    assert counts.tiles == model.Counts().tiles and counts.bands[5] == model.Counts().bands[5]
 
 
 def test_a_variant_that_computes_something_else_is_named():
