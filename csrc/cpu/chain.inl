@@ -352,6 +352,7 @@ struct ChannelTask {
   int64_t span;        // those of them that are computed
   bool in_place;       // operands are what the kernels take, else they go by way of scratch
   A* packed;           // room for the weights of one sweep over one ring
+  A* widened;          // all weights of the batch item, where they are widened once
   const Team* team;    // null: this thread alone
   int near_sweep = 0;  // the first one on rings of at most kNearRows
   A* copied_value = nullptr;
@@ -371,6 +372,7 @@ struct ChannelTask {
         span(pass == Pass::kForward ? width : (width + kWidest<A> - 1) / kWidest<A> * kWidest<A>),
         in_place(holds_accumulators() && span == width),
         packed(take_packed(scratch, problem.length)),
+        widened(take_widened(scratch, widened_weights(chain, dtype, pass))),
         team(task.team) {
     if (in_place) {
       value = {operand<const A>(problem.value), problem.value.row};
@@ -389,6 +391,12 @@ struct ChannelTask {
     A* const room = scratch;
     scratch += scratch_row<A>(ring * 2 * problem.links);
     return room;
+  }
+
+  static A* take_widened(A*& scratch, int64_t count) {
+    A* const room = scratch;
+    scratch += (count + kWidest<A> - 1) / kWidest<A> * kWidest<A>;
+    return count > 0 ? room : nullptr;
   }
 
   bool holds_accumulators() const { return dtype == DType::kFloat64 || dtype == DType::kFloat32; }
@@ -461,14 +469,45 @@ struct ChannelTask {
     });
   }
 
-  // Where the ring of rows r, r + step, .. finds its weights for a sweep: in place, or packed.
-  RingWeights<A> weights(const Sweep& sweep, int64_t r) const {
+  // Weights (N, M, K) that the sweeps can read as they are.
+  struct ReadyWeights {
+    const A* data;
+    int64_t row;
+    int64_t factor;
+    int64_t column;
+  };
+  ReadyWeights ready_weights() const {
+    if (widened != nullptr) {
+      return {widened, chain.factors * problem.links, problem.links, 1};
+    }
     const Operand& weight = problem.weight;
-    const bool in_order =
-        sweep.factors == 1 || pair_in_order(sweep, chain.weight_factor, weight.column);
-    if (holds_accumulators() && in_order && sweep.step * sweep.ring == problem.length) {
-      const A* data = static_cast<const A*>(weight.data) + weight_offset(sweep);
-      return {data + r * weight.row, sweep.step * weight.row, weight.column};
+    const A* data = static_cast<const A*>(weight.data) + batch_offset(problem, weight, batch);
+    return {holds_accumulators() ? data : nullptr, weight.row, chain.weight_factor, weight.column};
+  }
+
+  void widen_weights() const {
+    const int64_t row = chain.factors * problem.links;
+    with_storage<A>(dtype, [&]<typename T>() {
+      const T* from =
+          static_cast<const T*>(problem.weight.data) + batch_offset(problem, problem.weight, batch);
+      share_rows(problem.length, [&](RowPart part, A*) {
+        for (int64_t p = part.begin; p < part.end; ++p) {
+          over_channels<A, kWidest<A>>(row, [&]<int L>(int64_t c) PARAMIXER_INLINE_LAMBDA {
+            write_block<false>(widened + p * row + c,
+                               read_block<A, L>(from + p * problem.weight.row + c));
+          });
+        }
+      });
+    });
+  }
+
+  // Where the ring of rows r, r + step, .. finds its weights for a sweep: ready, or packed.
+  RingWeights<A> weights(const Sweep& sweep, int64_t r) const {
+    const ReadyWeights ready = ready_weights();
+    const bool in_order = sweep.factors == 1 || pair_in_order(sweep, ready.factor, ready.column);
+    if (ready.data != nullptr && in_order && sweep.step * sweep.ring == problem.length) {
+      return {ready.data + sweep.first * ready.factor + r * ready.row, sweep.step * ready.row,
+              ready.column};
     }
     const int count = problem.links * sweep.factors;
     pack_weights(sweep, r, packed, count);
@@ -483,11 +522,16 @@ struct ChannelTask {
   PARAMIXER_INLINE void prefetch_weights(const Sweep& sweep, int64_t r) const {
     Walk walk = {r, sweep.step, problem.length};
     const int64_t links = (chain.factors - sweep.first) * problem.links;
+    const auto prefetch_from = [&](const auto* weight, int64_t row) PARAMIXER_INLINE_LAMBDA {
+      for (int64_t p = 0; p < sweep.ring; ++p) prefetch<false>(weight + walk.next() * row, links);
+    };
+    if (widened != nullptr) {
+      const ReadyWeights ready = ready_weights();
+      return prefetch_from(ready.data + sweep.first * ready.factor, ready.row);
+    }
     with_storage<A>(dtype, [&]<typename T>() PARAMIXER_INLINE_LAMBDA {
-      const T* const weight = static_cast<const T*>(problem.weight.data) + weight_offset(sweep);
-      for (int64_t p = 0; p < sweep.ring; ++p) {
-        prefetch<false>(weight + walk.next() * problem.weight.row, links);
-      }
+      prefetch_from(static_cast<const T*>(problem.weight.data) + weight_offset(sweep),
+                    problem.weight.row);
     });
   }
 
@@ -629,6 +673,7 @@ struct ForwardTask : ChannelTask<A> {
   // Everything, with two buffers of a ring at `free`.
   void run(A* free) const {
     A* const other = free + problem.length * row;
+    if (this->widened != nullptr) this->widen_weights();
     const bool many = chain.sweep_count > 1;
     const bool reads = many && is_pair(0), writes = many && is_pair(chain.sweep_count - 1);
     if constexpr (std::is_same_v<A, T>) return run(0, 0, this->value, free, other);

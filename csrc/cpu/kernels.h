@@ -109,6 +109,19 @@ struct InstructionSet {
 // Best first; the last one, "baseline", is supported everywhere.
 std::span<const InstructionSet* const> instruction_sets();
 
+// Elements of the weights of a batch item that forward widens once, for all its sweeps; 0 where it
+// does not: they are accumulators already, their order is not that of memory, or they would leave
+// no room in the caches.
+inline constexpr int64_t kMostWidened = int64_t{1} << 20;
+
+PARAMIXER_INLINE int64_t widened_weights(const ChainProblem& chain, DType dtype, Pass pass) {
+  const Problem& problem = chain.problem;
+  const bool dense = problem.weight.column == 1 && chain.weight_factor == problem.links;
+  const int64_t count = problem.length * chain.factors * problem.links;
+  const bool narrow = dtype == DType::kBFloat16 || dtype == DType::kFloat16;
+  return pass == Pass::kForward && narrow && dense && count <= kMostWidened ? count : 0;
+}
+
 // What tasks need that share the channels in groups of `width`, and each thread of their teams.
 int64_t chain_scratch_bytes(const ChainProblem& chain, DType dtype, Pass pass, int64_t width);
 int64_t team_scratch_bytes(const ChainProblem& chain, DType dtype, Pass pass, int64_t width);
