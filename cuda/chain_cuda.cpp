@@ -1,7 +1,6 @@
 // The CUDA key of mix_chain: a chain is planned in tiles and bands, and each sweep of the plan is
-// one launch on the current stream (backward also the sum of its dots over
-// blocks that share the channels of a row). How
-// many there are depends on the plan and never on the batch.
+// one launch on the current stream (backward also the sum of its dots over blocks that share the
+// channels of a row). How many there are depends on the plan and never on the batch.
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>

@@ -28,7 +28,7 @@ struct Turn {
 };
 
 struct TileShape {
-  int64_t tiles = 0;  // of all rings, batch items and groups of channels
+  int64_t tiles = 0;  // of all rings and batch items, each once for every split
   int64_t blocks = 0;
   int threads = 0;
   int64_t splits = 1;  // of the groups of channels of a tile among blocks

@@ -169,6 +169,8 @@ def work(argv: list[str], args: argparse.Namespace) -> Any:
 
 def touch_memory() -> None:
     """Writes to free memory once: a virtual machine is given it then, at a high price."""
+    if "SC_AVPHYS_PAGES" not in os.sysconf_names:
+        return
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with mmap.mmap(-1, min(TOUCHED_BYTES, free // 2)) as block:
         block[:: mmap.PAGESIZE] = b"1" * len(range(0, len(block), mmap.PAGESIZE))
@@ -324,12 +326,13 @@ def measure(argv: list[str], args: argparse.Namespace) -> report.Document:
         "settings": {name: getattr(args, name) for name in names} | {"allocator": KEEP_MEMORY},
     }
     print("allocator: keep", file=sys.stderr)
-    touch_memory()
+    if args.device == "cpu":
+        touch_memory()
     document |= ask_worker(argv, "keep", [])
     if not args.one_allocator:
         add_medians(argv, document["results"], "default_ms")
-        if args.level == "chain":
-            ours = [row for row in document["results"] if row["peer"] == "paramixer"]
+        ours = [row for row in document["results"] if row["peer"] == "paramixer"]
+        if args.level == "chain" and ours:
             alone = ["--peers", "paramixer"]  # what others free would be ours for nothing
             add_medians(argv, ours, "huge_pages_ms", *alone)
             add_medians(argv, ours, "small_pages_ms", *alone, "--small-pages")

@@ -260,7 +260,7 @@ inline std::optional<ChainPlan> plan_tile(int64_t length, int factors, int64_t s
 }  // namespace detail
 
 // The factor counts after which a training pass saves the state, where kernels do not compute all
-// of them again: at most two, near-equal cuts, and even ones, which leave no factor of a pair
+// of them again: at most two, at even counts near the thirds, which leave no factor of a pair
 // alone.
 inline std::vector<int64_t> saved_boundaries(int64_t factors) {
   const int64_t pieces = std::min<int64_t>(factors, 3);

@@ -481,8 +481,11 @@ struct ChannelTask {
       return {widened, chain.factors * problem.links, problem.links, 1};
     }
     const Operand& weight = problem.weight;
-    const A* data = static_cast<const A*>(weight.data) + batch_offset(problem, weight, batch);
-    return {holds_accumulators() ? data : nullptr, weight.row, chain.weight_factor, weight.column};
+    const A* data = nullptr;
+    if (holds_accumulators()) {
+      data = static_cast<const A*>(weight.data) + batch_offset(problem, weight, batch);
+    }
+    return {data, weight.row, chain.weight_factor, weight.column};
   }
 
   void widen_weights() const {

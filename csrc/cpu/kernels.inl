@@ -15,7 +15,8 @@
 // that come next are prefetched (Prefetch), and far links take the rows in chains (RowOrder).
 // Traffic per row: mix reads D + K and writes D elements, when a cache holds the links' reach.
 // Large results are written past the caches (can_stream), which saves reading what is overwritten.
-// Products are summed in Accumulate<T> in the order of the links, with fused multiply-adds where
+// Products are summed in Accumulate<T> in the order of the links (in chains, of the rows they read
+// where these lie next to each other), with fused multiply-adds where
 // the instruction set has them, and rounded once.
 
 #pragma once
@@ -288,7 +289,8 @@ struct Gather {
     }
   }
 
-  // The same for a window, in the same order: each of its rows is read once, for all sums.
+  // The same for a window, whose links find_window has put in order: each of its rows is read once,
+  // for all sums.
   template <int L, int kRows, int kCount, typename Start>
   PARAMIXER_INLINE void add_window(Lanes<T, L> (&sum)[kRows][kCount], int64_t c,
                                    const Start& start) const {

@@ -241,6 +241,7 @@ struct Lanes {
   }
   // Parts are added pairwise: the same tree as one wide vector's.
   PARAMIXER_INLINE Vector<A, kWidth> sum_parts() const {
+    static_assert((kParts & (kParts - 1)) == 0);
     Lanes tree = *this;
     for (int parts = kParts / 2; parts > 0; parts /= 2) {
       for (int p = 0; p < parts; ++p) tree.part[p] += tree.part[p + parts];

@@ -39,8 +39,9 @@ class History:
     """The last pairs of L-BFGS, s = change of place and y = change of the gradient.
 
     The direction -H g comes from the compact form of Byrd, Nocedal and Schnabel (1994): all pairs
-    are read three times an iteration, in products of a matrix and a vector. What is of the size of
-    the history is float64 on the CPU.
+    are read three times an iteration, in products of a matrix and a vector. It divides twice by the
+    products of steps with changes, so that all of it is float64; what is of the size of the history
+    is on the CPU.
 
     Args:
         like: a place.
@@ -49,29 +50,36 @@ class History:
 
     def __init__(self, like: Tensor, size: int) -> None:
         self.size, self.count, self.newest = size, 0, -1
-        self.pairs = like.new_zeros(2 * size, like.numel())  # rows s, then rows y; a ring of slots
+        # Rows s, then rows y; a ring of slots.
+        self.pairs = like.new_zeros(2 * size, like.numel(), dtype=torch.float64)
         self.products = torch.zeros(2 * size, size, dtype=torch.float64)  # of all with every y
 
     def add(self, step: Tensor, change: Tensor) -> None:
         """Takes a pair, in place of the oldest one; leaves out one without positive curvature."""
-        step, change = step.flatten(), change.flatten()
+        resolution = torch.finfo(step.dtype).eps
+        step, change = step.flatten().double(), change.flatten().double()
         curvature, square = torch.stack((step @ change, change @ change)).tolist()
-        if not curvature > torch.finfo(step.dtype).eps * square:
+        if not curvature > resolution * square:
             return
         self.newest = (self.newest + 1) % self.size
         self.count = min(self.count + 1, self.size)
         self.pairs[self.newest] = step
         self.pairs[self.size + self.newest] = change
-        column = (self.pairs @ change).double().cpu()
+        column = (self.pairs @ change).cpu()
+        column[self.newest], column[self.size + self.newest] = curvature, square
         self.products[:, self.newest] = column
         self.products[self.size + self.newest] = column[self.size :]  # y with y is symmetric
+
+    def clear(self) -> None:
+        """Forgets all pairs."""
+        self.count = 0
 
     def direction(self, gradient: Tensor) -> Tensor:
         """-H g, of the shape of g; without pairs a careful step against g."""
         if self.count == 0:
             return -gradient / gradient.abs().sum().clamp(min=1)
         by_age = torch.arange(self.newest + 1 - self.count, self.newest + 1) % self.size
-        dots = (self.pairs @ gradient.flatten()).double().cpu().view(2, self.size)
+        dots = (self.pairs @ gradient.flatten().double()).cpu().view(2, self.size)
         with_steps, with_changes = dots[:, by_age, None]
         products = self.products.view(2, self.size, self.size)
         of_steps, of_changes = products[:, by_age[:, None], by_age]
@@ -83,26 +91,33 @@ class History:
         factors[0, by_age] = torch.linalg.solve_triangular(upper.mT, outer, upper=False)
         factors[1, by_age] = -scale * inner
         combined = factors.flatten().to(self.pairs) @ self.pairs
-        return -(scale * gradient + combined.view_as(gradient))
+        return -(scale * gradient + combined.view_as(gradient)).to(gradient.dtype)
 
 
 def line_search(function: Function, start: Point, direction: Tensor) -> Point | None:
-    """A step that meets the strong Wolfe conditions, or the lowest of those tried, if any is lower.
+    """A place that meets the strong Wolfe conditions, or else decreases enough; if there is one.
 
     Nocedal and Wright, Numerical Optimization, algorithms 3.5 and 3.6 in one loop: `low` is the
     best step so far that decreases the function enough, `high` one beyond which there is no need
-    to look.
+    to look. Values that rounding cannot tell apart are told apart by their slopes (Hager and Zhang,
+    2005). It ends early where steps have become too small to make another place.
     """
     start_value, start_slope = start.along(direction)
+    if not start_slope < 0:
+        return None
+    blur = 4 * torch.finfo(direction.dtype).eps * abs(start_value)
     low: OnLine = (0.0, start_value, start_slope)
     high: OnLine | None = None
     best, step = None, 1.0
     for _ in range(MOST_TRIALS):
         place = start.place + step * direction
+        if torch.equal(place, (best or start).place):
+            break
         trial = Point(place, *function(place))
         value, slope = trial.along(direction)
-        enough = start_value + DECREASE * step * start_slope
-        if not value <= enough or value >= low[1]:  # also where it is not a number
+        enough = value <= start_value + DECREASE * step * start_slope
+        about = value <= start_value + blur and slope <= (2 * DECREASE - 1) * start_slope
+        if not (enough or about) or value > low[1] + blur or math.isnan(slope):
             high = (step, value, slope)
         else:
             best = trial
@@ -118,6 +133,8 @@ def line_search(function: Function, start: Point, direction: Tensor) -> Point | 
 def _between(low: OnLine, high: OnLine) -> float:
     """The step at which the cubic through two points is lowest, well inside of them."""
     (a, value_a, slope_a), (b, value_b, slope_b) = low, high
+    if a == b:
+        return a
     first = slope_a + slope_b - 3 * (value_a - value_b) / (a - b)
     inner = first * first - slope_a * slope_b
     share = 0.5

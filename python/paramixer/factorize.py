@@ -326,18 +326,22 @@ def _minimize(
     floor = torch.finfo(weights.dtype).eps * objective.target.norm().item()
     before = math.inf
     here = Point(weights.clone(), *objective.full_gradient(weights))
-    direction = history.direction(here.gradient)
     for done in range(1, iterations + 1):
-        trial = line_search(objective.full_gradient, here, direction)
-        if trial is not None:
-            history.add(trial.place - here.place, trial.gradient - here.gradient)
-            here, direction = trial, history.direction(trial.gradient)
-            weights.copy_(here.place)
-        if trial is None or done % CHECK_EVERY == 0 or done == iterations:
+        found = line_search(objective.full_gradient, here, history.direction(here.gradient))
+        if found is None and history.count > 0:  # rounding may have spoiled the direction
+            history.clear()
+            found = line_search(objective.full_gradient, here, history.direction(here.gradient))
+        if found is None:
+            report(done - 1, objective.error(weights))
+            return done - 1, True
+        history.add(found.place - here.place, found.gradient - here.gradient)
+        here = found
+        weights.copy_(here.place)
+        if done % CHECK_EVERY == 0 or done == iterations:
             error = objective.error(weights)
             report(done, error)
             stalled = done % CHECK_EVERY == 0 and before - error <= tolerance * error
-            if trial is None or error <= floor or stalled:
+            if error <= floor or stalled:
                 return done, True
             before = error
     return iterations, False
@@ -384,12 +388,18 @@ def _spectral_norm(matrix: Tensor) -> float:
     vector = torch.rand(len(matrix), generator=generator, dtype=torch.float64).to(matrix)
     norm = 0.0
     for _ in range(10):
-        vector = matrix @ (vector / vector.norm())
-        norm = vector.norm().item()
-        vector = matrix.mT @ vector
-        if norm == 0 or not vector.any():
+        vector = matrix @ _unit(vector)
+        norm = vector.double().norm().item()  # squares leave the range of float32
+        if norm == 0:
+            break
+        vector = matrix.mT @ _unit(vector)
+        if not vector.any():
             break
     return norm
+
+
+def _unit(vector: Tensor) -> Tensor:
+    return (vector / vector.double().norm()).to(vector.dtype)
 
 
 def _check_matrix(matrix: Any) -> Tensor:

@@ -322,3 +322,20 @@ def test_missing_packages_are_named(package, call):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert f"needs the package {package}, which is not installed" in done.stderr
     assert "Run: pip install paramixer[factorize]" in done.stderr
+
+
+@pytest.mark.parametrize("size", [6, 8, 16])
+def test_identity_in_float32(size):
+    """Long valleys and a start far from them: rounding must not end the search early."""
+    matrix = torch.eye(size)
+    for seed in range(6):
+        found = factorize(matrix, seed=seed, iterations=600)
+        assert found.error <= 1e-4 * matrix.norm()
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_entries_whose_squares_leave_the_range_of_float32(scale):
+    matrix = torch.rand(5, 5)
+    small = factorize(matrix, iterations=30)
+    found = factorize(matrix * scale, iterations=30)
+    assert found.error / scale == pytest.approx(small.error, rel=0.1, abs=1e-3)

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from paramixer._lbfgs import History, Point, line_search
 
@@ -65,7 +66,7 @@ def test_line_search_survives_what_is_no_number():
 
 def test_line_search_gives_up_where_nothing_is_lower():
     start = Point(torch.zeros(2), torch.tensor(1.0), torch.ones(2))
-    assert line_search(lambda x: (torch.tensor(1.0), torch.ones(2)), start, -torch.ones(2)) is None
+    assert line_search(lambda x: (1.001 + x.abs().sum(), torch.ones(2)), start, -start.gradient) is None
 
 
 def test_minimizes_rosenbrock():
@@ -83,3 +84,28 @@ def test_minimizes_rosenbrock():
         history.add(found.place - here.place, found.gradient - here.gradient)
         here = found
     torch.testing.assert_close(here.place, torch.ones_like(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_line_search_goes_on_where_values_are_equal_by_rounding(dtype):
+    """A saddle: one part in 10^12 lower at step 1, but steeper and steeper beyond."""
+
+    def function(x):
+        return 1 - x.sinh().square().sum(), -2 * x.sinh() * x.cosh()
+
+    place = torch.full((3,), 1e-6, dtype=dtype)
+    start = Point(place, *function(place))
+    found = line_search(function, start, -start.gradient)
+    assert found.value <= start.value
+    assert (found.place > 2 * place).all()
+
+
+def test_line_search_leaves_no_gradient_that_is_no_number():
+    start = Point(torch.zeros(1), torch.tensor(1.0), torch.ones(1))
+    nan = torch.full((1,), torch.nan)
+    assert line_search(lambda x: (torch.tensor(0.0), nan), start, -torch.ones(1)) is None
+
+
+def test_no_line_search_uphill():
+    start = Point(torch.zeros(1), torch.tensor(1.0), torch.ones(1))
+    assert line_search(lambda x: pytest.fail("evaluated"), start, torch.ones(1)) is None

@@ -78,7 +78,8 @@ class SequenceClassifier(nn.Module):
             embedded input, which it is given as `source`.
         norm: whether the stack is normalised and residual, as above.
         embedding_dropout: probability of dropout on the embedded input.
-        dropout: probability of dropout on every mixer's result, so also right before the pooling.
+        dropout: probability of dropout on every mixer's result, so also right before the pooling;
+            with `norm` of whole channels.
 
     Shapes:
         input as above, N >= 1; mask (B, N), bool, True where valid; result (B, classes). With a

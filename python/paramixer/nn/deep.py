@@ -31,7 +31,11 @@ class ChannelDropout(nn.Module):
         super().__init__()
         if not 0 <= p <= 1:
             raise ValueError(f"ChannelDropout: p must be between 0 and 1 (got {p})")
-        self.p = p
+        self.p = float(p)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"p={self.p}"
 
     def forward(self, x: Tensor) -> Tensor:
         """X (.., N, E) to (.., N, E)."""
@@ -54,7 +58,7 @@ class GatedFeedForward(nn.Module):
         x (B, N, E); mask is not needed and only there because mixers have one; result (B, N, E).
 
     Raises:
-        ValueError: at construction when a size is below 1.
+        ValueError: at construction when a size is below 1 or dropout is no probability.
         TypeError: at construction when a size is not an integer.
     """
 
