@@ -66,7 +66,7 @@ def test_line_search_survives_what_is_no_number():
 
 def test_line_search_gives_up_where_nothing_is_lower():
     start = Point(torch.zeros(2), torch.tensor(1.0), torch.ones(2))
-    rising = lambda x: (1.001 + x.abs().sum(), torch.ones(2))  # noqa: E731
+    rising = lambda x: (1.001 + x.abs().sum(), torch.ones(2))
     assert line_search(rising, start, -start.gradient) is None
 
 
