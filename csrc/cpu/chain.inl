@@ -98,9 +98,10 @@ PARAMIXER_INLINE void write_block(To* to, const Lanes<A, L>& block) {
   }
 }
 
-// Calls body<L>(c) for blocks of L channels at c that cover `width` channels from c on. The last
-// one is of as few vectors as hold the rest, and lies over the one before it. (The body stands here
-// once for each L: of two copies in one function, the compiler keeps the registers of neither.)
+// Calls body<L>(c) for blocks of L channels at c that cover the channels from c to `width`. The
+// last one is of as few vectors as hold the rest, and lies over the one before it. (The body stands
+// here once for each L: of two copies in one function, the compiler keeps the registers of
+// neither.)
 template <typename A, int L, typename Body>
 PARAMIXER_INLINE void over_channels(int64_t width, const Body& body, int64_t c = 0) {
   constexpr int kVector = kVectorBytes / sizeof(A);
@@ -393,10 +394,10 @@ struct ChannelTask {
     return room;
   }
 
-  static A* take_widened(A*& scratch, int64_t count) {
+  static A* take_widened(A*& scratch, int64_t elements) {
     A* const room = scratch;
-    scratch += (count + kWidest<A> - 1) / kWidest<A> * kWidest<A>;
-    return count > 0 ? room : nullptr;
+    scratch += elements;
+    return elements > 0 ? room : nullptr;
   }
 
   bool holds_accumulators() const { return dtype == DType::kFloat64 || dtype == DType::kFloat32; }

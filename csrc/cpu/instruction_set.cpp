@@ -76,9 +76,8 @@ int64_t operand_elements(const ChainProblem& chain, DType dtype, Pass pass, int6
   const bool backward = pass == Pass::kBackward;
   const bool pads = backward && (width % kLanes != 0 || chain.problem.channels % kLanes != 0);
   const bool sums_gradients = backward && chain.residual == Residual::kInitial;
-  const int64_t weights = widened_weights(chain, dtype, pass);
   return (widens || pads ? 2 * rows : 0) + (sums_gradients ? rows : 0) +
-         (weights + kLanes - 1) / kLanes * kLanes;
+         widened_weights(chain, dtype, pass);
 }
 
 // body<A>() is a number of accumulators.

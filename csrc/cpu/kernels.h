@@ -109,9 +109,9 @@ struct InstructionSet {
 // Best first; the last one, "baseline", is supported everywhere.
 std::span<const InstructionSet* const> instruction_sets();
 
-// Elements of the weights of a batch item that forward widens once, for all its sweeps; 0 where it
-// does not: they are accumulators already, their order is not that of memory, or they would leave
-// no room in the caches.
+// Elements of scratch, in whole cache lines, for the weights of a batch item that forward widens
+// once, for all its sweeps; 0 where it does not: they are accumulators already, their order is not
+// that of memory, or they would leave no room in the caches.
 inline constexpr int64_t kMostWidened = int64_t{1} << 20;
 
 PARAMIXER_INLINE int64_t widened_weights(const ChainProblem& chain, DType dtype, Pass pass) {
@@ -119,7 +119,8 @@ PARAMIXER_INLINE int64_t widened_weights(const ChainProblem& chain, DType dtype,
   const bool dense = problem.weight.column == 1 && chain.weight_factor == problem.links;
   const int64_t count = problem.length * chain.factors * problem.links;
   const bool narrow = dtype == DType::kBFloat16 || dtype == DType::kFloat16;
-  return pass == Pass::kForward && narrow && dense && count <= kMostWidened ? count : 0;
+  const bool widens = pass == Pass::kForward && narrow && dense && count <= kMostWidened;
+  return widens ? (count + 15) / 16 * 16 : 0;
 }
 
 // What tasks need that share the channels in groups of `width`, and each thread of their teams.
