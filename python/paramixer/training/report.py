@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+_JSON_COLUMNS = 220  # an epoch with everything that is measured of it
+
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
     """Confidence interval of a proportion p = successes / n, as given by Wilson (1927).
@@ -54,10 +56,25 @@ def versions() -> dict[str, str]:
 
 
 def write_json(record: dict[str, Any], path: Path) -> None:
-    """Writes `record` so that a reader never sees half of it."""
+    """Writes `record` so that a reader never sees half of it; an epoch takes a line."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=2) + "\n")
+    partial.write_text(_json(record, 0) + "\n")
     partial.replace(path)
+
+
+def _json(value: Any, indent: int) -> str:
+    """JSON in which whatever fits a line takes one."""
+    line = json.dumps(value)
+    if not isinstance(value, (dict, list)) or indent + len(line) <= _JSON_COLUMNS:
+        return line
+    inner = indent + 1
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(k)}: {_json(v, inner)}" for k, v in value.items()]
+    else:
+        parts = [_json(v, inner) for v in value]
+    body = f",\n{' ' * inner}".join(parts)
+    ends = "{}" if isinstance(value, dict) else "[]"
+    return f"{ends[0]}\n{' ' * inner}{body}\n{' ' * indent}{ends[1]}"
 
 
 def plot_curve(epochs: Sequence[dict[str, float]], path: Path) -> None:

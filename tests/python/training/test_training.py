@@ -118,6 +118,11 @@ def test_json_is_replaced_as_a_whole(tmp_path):
     with pytest.raises(TypeError):
         write_json({"a": object()}, path)
     assert json.loads(path.read_text()) == {"a": 1}
+    epochs = [{"epoch": n, "loss": 1 / (n + 1), "none": None} for n in range(9)]
+    record = {"name": 'a "b"', "empty": [], "deep": {"epochs": epochs, "more": {}}}
+    write_json(record, path)
+    assert json.loads(path.read_text()) == record
+    assert sum('"epoch"' in line for line in path.read_text().splitlines()) == len(epochs)
     assert versions()["torch"] == torch.__version__
 
 
