@@ -139,7 +139,7 @@ def ask_worker(argv: list[str], allocator: str, rows: list[Row], *options: str) 
         return json.loads(answer.read_text())
 
 
-def work(argv: list[str], args: argparse.Namespace) -> Any:
+def work(args: argparse.Namespace) -> Any:
     """What a worker answers: the records of all cases, or the peak memory of one peer."""
     warnings.filterwarnings("ignore", message=".*[Ss]parse")  # CSR tensors are announced as beta
     if args.threads:
@@ -159,11 +159,8 @@ def work(argv: list[str], args: argparse.Namespace) -> Any:
             reasons = stopped(rows, args) if args.level in AGAINST_LENGTH else {}
             tasks += make_tasks(case, args.peers, args.operations, reasons)
         runner.measure(tasks)
-        made = list(records(tasks))
+        rows += records(tasks)
         del tasks  # their operands, before the next ones are made
-        if args.memory:
-            add_memory(argv, made)
-        rows += made
     return {"machine": facts, "results": rows}
 
 
@@ -193,8 +190,9 @@ def limit_memory(args: argparse.Namespace) -> None:
 def add_memory(argv: list[str], rows: list[Row]) -> None:
     """Measures the peak memory of every peer that ran, each in a process of its own."""
     ran = [row for row in rows if row["calls"] and row["peer"] not in report.MEASURES]
-    for peer in dict.fromkeys(row["peer"] for row in ran):
-        own = [row for row in ran if row["peer"] == peer]
+    for case, peer in dict.fromkeys((row["case"], row["peer"]) for row in ran):
+        print(f"  memory: {case}, {peer}", file=sys.stderr, flush=True)
+        own = [row for row in ran if (row["case"], row["peer"]) == (case, peer)]
         names = [row["operation"] for row in own]
         options = ["--memory-of", peer, "--operations", *names]
         try:
@@ -209,19 +207,17 @@ def add_memory(argv: list[str], rows: list[Row]) -> None:
 def stopped(rows: list[Row], args: argparse.Namespace) -> dict[tuple[str, str], str]:
     """Which peers and operations do not go on to the next length, and why."""
     reasons = {}
-    limits = [("median_ms", 1e3 * args.limit_seconds, "time")]
-    limits.append(("peak_mib", 1024 * args.limit_gib, "memory"))
     for peer in args.peers:
         for operation in args.operations:
             own = [row for row in rows if (row["peer"], row["operation"]) == (peer, operation)]
             if own and own[-1]["failure"]:
                 reasons[peer, operation] = own[-1]["failure"]
                 continue
-            for quantity, limit, word in limits:
-                last = [row.get(quantity) or 0.0 for row in own[-2:]]
-                # Time and memory grow a little faster than N; with N squared at most.
-                if last and last[-1] * min(max(last[-1] / max(last[0], 1e-9), 2.2), 4.0) > limit:
-                    reasons[peer, operation] = f"stopped: {word}"
+            last = [row.get("median_ms") or 0.0 for row in own[-2:]] or [0.0]
+            # Time grows a little faster than N; with N squared at most.
+            growth = min(max(last[-1] / max(last[0], 1e-9), 2.2), 4.0)
+            if last[-1] * growth > 1e3 * args.limit_seconds:
+                reasons[peer, operation] = "stopped: time"
     return reasons
 
 
@@ -329,6 +325,8 @@ def measure(argv: list[str], args: argparse.Namespace) -> report.Document:
     if args.device == "cpu":
         touch_memory()
     document |= ask_worker(argv, "keep", [])
+    if args.memory:
+        add_memory(argv, document["results"])
     if not args.one_allocator:
         add_medians(argv, document["results"], "default_ms")
         ours = [row for row in document["results"] if row["peer"] == "paramixer"]
@@ -354,7 +352,7 @@ def main(argv: list[str]) -> int:
     """Measures or reads, and reports; 1 when a peer was wrong."""
     args = parse_arguments(argv)
     if args.worker:
-        args.worker.write_text(json.dumps(work(argv, args)))
+        args.worker.write_text(json.dumps(work(args)))
         return 0
     document = json.loads(args.read.read_text()) if args.read else measure(argv, args)
     if args.json:

@@ -187,6 +187,7 @@ def make_tasks(
     Those in `stopped`, by peer and operation, are not called, for the reason given there.
     """
     inputs: Any = case.inputs()
+    references = reference_tasks(case, operations)  # first: a peer may do without memory, these not
     expected = case.expected(inputs)
     tasks = []
     for peer in peers:
@@ -197,7 +198,7 @@ def make_tasks(
                 check(task, expected.get(task.operation))
         tasks += made
     tasks += [Task(case, *key, None, reason) for key, reason in stopped.items()]
-    return tasks + reference_tasks(case, operations)
+    return tasks + references
 
 
 def records(tasks: list[Task]) -> Iterator[Row]:
