@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from paramixer._checks import check_choice, check_integer, check_sequence, check_size
-from paramixer.nn._rows import zero_padding
+from paramixer.nn._rows import mean_of_valid, zero_padding
 from paramixer.nn.deep import ChannelDropout
+from paramixer.nn.lama import LamaPooling
 
 POSITIONS = ("none", "learned", "sinusoidal")
-POOLINGS = ("flatten", "mean", "first", "valid")
+POOLINGS = ("flatten", "mean", "first", "valid", "lama")
 LINKS_FROM = ("layer", "embedding")
+LAMA_HEADS = 5  # as published
 
 
 class LearnedPositions(nn.Module):
@@ -71,8 +74,10 @@ class SequenceClassifier(nn.Module):
         padding_idx: token whose embedding is zero at first and gets no gradient.
         positions: "none", "learned" or "sinusoidal".
         pooling: "flatten" (all rows side by side; every sequence then has N = length), "mean" (over
-            all N rows), "first" (row 0) or "valid" (mean over the rows where mask is True, zero
-            where there are none; without a mask over all).
+            all N rows), "first" (row 0), "valid" (mean over the rows where mask is True, zero
+            where there are none; without a mask over all) or "lama" (the means of `LamaPooling`
+            side by side; TorchScript cannot compile it).
+        pooling_options: settings of `LamaPooling` by name, `heads` (default 5) among them.
         head_hidden: hidden width of a head Linear-GELU-Linear; default a single linear layer.
         links_from: "layer": a mixer computes its links from its own input. "embedding": from the
             embedded input, which it is given as `source`.
@@ -111,6 +116,7 @@ class SequenceClassifier(nn.Module):
         padding_idx: int | None = None,
         positions: str = "none",
         pooling: str = "mean",
+        pooling_options: dict[str, Any] | None = None,
         head_hidden: int | None = None,
         links_from: str = "layer",
         norm: bool = False,
@@ -146,9 +152,9 @@ class SequenceClassifier(nn.Module):
         )
         self.final_norm = nn.LayerNorm(width) if norm else nn.Identity()
         self.dropout = ChannelDropout(dropout) if norm else nn.Dropout(dropout)
-        self.head = _head(
-            widths[-1] * (length if pooling == "flatten" else 1), head_hidden, classes
-        )
+        self.lama = _lama(pooling, widths[-1], pooling_options)
+        rows = self.lama.heads if self.lama is not None else length if pooling == "flatten" else 1
+        self.head = _head(widths[-1] * rows, head_hidden, classes)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens (B, N) or real values (B, N, F) to (B, classes)."""
@@ -182,9 +188,9 @@ class SequenceClassifier(nn.Module):
             return x.flatten(1)
         if self.pooling == "first":
             return x[:, 0]
-        if self.pooling == "valid" and mask is not None:
-            return x.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
-        return x.mean(1)
+        if self.lama is not None:
+            return self.lama(x, mask)[0].flatten(1)
+        return mean_of_valid(x, mask if self.pooling == "valid" else None)
 
     def _check(self, x: Tensor, mask: Tensor | None) -> None:
         if self.features == 0:
@@ -283,6 +289,17 @@ def _positions(kind: str, length: int, width: int) -> nn.Module:
     if kind == "sinusoidal":
         return SinusoidalPositions(length, width)
     return nn.Identity()
+
+
+def _lama(pooling: str, width: int, options: dict[str, Any] | None) -> LamaPooling | None:
+    if pooling == "lama":
+        return LamaPooling(width, **{"heads": LAMA_HEADS} | (options or {}))
+    if options:
+        raise ValueError(
+            "SequenceClassifier: pooling_options must be None without pooling lama "
+            f"(got {options} and pooling {pooling})"
+        )
+    return None
 
 
 def _head(in_features: int, hidden: int | None, classes: int) -> nn.Module:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from paramixer._checks import check_choice, check_mask, check_rows, check_size
-from paramixer.nn._rows import at_least_float32, zero_padding
+from paramixer.nn._rows import at_least_float32, mean_of_valid, zero_padding
 
 POOLING_CONTEXTS = ("learned", "given")
 CLASSIFIER_CONTEXTS = ("learned", "mean")
@@ -122,13 +122,65 @@ class LamaPooling(nn.Module):
         return f"width={self.width}, heads={self.heads}, temperature={self.temperature}"
 
 
+class BidirectionalGRU(nn.GRU):
+    """Two GRUs, one from the first valid row on and one from the last, their states side by side.
+
+    Called like every mixer, for what is pooled behind it. Padding is packed away: neither direction
+    sees it, and the result is zero there. PyTorch cannot export a packed GRU, and `torch.compile`
+    leaves it out of its graphs.
+
+    Args:
+        width: width E of the rows.
+        hidden: width h of the states of each direction; default E / 2, rounded up.
+
+    Attributes:
+        value_width: width of the result, D = 2 h.
+
+    Shapes:
+        x (B, N, E); mask (B, N), bool, True where valid; result (B, N, D).
+
+    Raises:
+        ValueError: at construction when a size is below 1; in the call when x or mask has the
+            wrong shape.
+        TypeError: at construction when a size is not an integer; in the call when x is not
+            floating or mask is not bool.
+    """
+
+    def __init__(self, width: int, hidden: int | None = None):
+        name = "BidirectionalGRU"
+        width = check_size(name, "width", width)
+        hidden = check_size(name, "hidden", (width + 1) // 2 if hidden is None else hidden)
+        super().__init__(width, hidden, batch_first=True, bidirectional=True)
+        self.width, self.value_width = width, 2 * hidden
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Rows (B, N, E) to states (B, N, D)."""
+        check_rows("BidirectionalGRU", "x", x, self.width)
+        if mask is not None:
+            check_mask("BidirectionalGRU", "mask", x, mask)
+        if x.numel() == 0:
+            return x @ x.new_zeros(self.width, self.value_width)
+        return nn.GRU.forward(self, x)[0] if mask is None else self._packed(x, mask)
+
+    def _packed(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Valid rows to the front, in their order, and their states back to where they were."""
+        order = mask.int().argsort(dim=1, descending=True, stable=True)
+        front = zero_padding(x, mask).gather(1, order.unsqueeze(2).expand_as(x))
+        lengths = mask.sum(1).clamp(min=1).cpu()  # a packed sequence cannot be empty
+        packed = pack_padded_sequence(front, lengths, batch_first=True, enforce_sorted=False)
+        states, _ = pad_packed_sequence(
+            nn.GRU.forward(self, packed)[0], batch_first=True, total_length=x.shape[1]
+        )
+        states = states.gather(1, order.argsort(dim=1).unsqueeze(2).expand_as(states))
+        return zero_padding(states, mask)
+
+
 class LamaClassifier(nn.Module):
     """Embedding, bidirectional GRU, `LamaPooling` of its states, and two linear layers.
 
-    The network of arXiv 1912.00835 with its sizes as defaults. The GRU is packed, so that its
-    backward direction starts at the last valid token; the authors' starts in the padding. PyTorch
-    cannot export a packed GRU, and `torch.compile` leaves it out of its graphs; `LamaPooling` has
-    neither limit.
+    The network of arXiv 1912.00835 with its sizes as defaults. The backward direction of its
+    `BidirectionalGRU` starts at the last valid token; the authors' starts in the padding.
+    `LamaPooling` alone can be exported and compiled.
 
     Args:
         vocabulary: number of tokens.
@@ -182,7 +234,7 @@ class LamaClassifier(nn.Module):
         check_choice(name, "context", context, CLASSIFIER_CONTEXTS)
         self.mean_context = context == "mean"
         self.embedding = nn.Embedding(vocabulary, width, padding_idx=padding_idx)
-        self.gru = nn.GRU(width, hidden, batch_first=True, bidirectional=True)
+        self.gru = BidirectionalGRU(width, hidden)
         self.pooling = LamaPooling(
             2 * hidden,
             heads,
@@ -211,26 +263,11 @@ class LamaClassifier(nn.Module):
             )
         if x.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"LamaClassifier: x must be int64 or int32 tokens (got {x.dtype})")
-        if mask is None:
-            mask = torch.ones_like(x, dtype=torch.bool)
-        check_mask("LamaClassifier", "mask", x, mask)
-        embedded = self.embedding(x)
-        context = _mean(embedded, mask) if self.mean_context else None
-        return self.pooling(self._states(embedded, mask), mask, context)
-
-    def _states(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        """The GRU's states (B, N, D) at valid tokens, of a GRU that sees no others."""
-        if embedded.shape[0] == 0:
-            return embedded.new_zeros(0, embedded.shape[1], self.pooling.width)
-        # Valid tokens to the front, in their order, and their states back to where they were.
-        order = mask.int().argsort(dim=1, descending=True, stable=True)
-        front = embedded.gather(1, order.unsqueeze(2).expand_as(embedded))
-        lengths = mask.sum(1).clamp(min=1).cpu()  # a packed sequence cannot be empty
-        packed = pack_padded_sequence(front, lengths, batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(
-            self.gru(packed)[0], batch_first=True, total_length=embedded.shape[1]
-        )
-        return states.gather(1, order.argsort(dim=1).unsqueeze(2).expand_as(states))
+        if mask is not None:
+            check_mask("LamaClassifier", "mask", x, mask)
+        embedded = zero_padding(self.embedding(x), mask)
+        context = mean_of_valid(embedded, mask) if self.mean_context else None
+        return self.pooling(self.gru(embedded, mask), mask, context)
 
 
 def diversity_penalty(attention: Tensor) -> Tensor:
@@ -256,8 +293,3 @@ def _masked_softmax(score: Tensor, mask: Tensor | None) -> Tensor:
     padding = ~mask.unsqueeze(1)
     lowest = torch.finfo(score.dtype).min
     return score.masked_fill(padding, lowest).softmax(2).masked_fill(padding, 0)
-
-
-def _mean(x: Tensor, mask: Tensor) -> Tensor:
-    """The mean (B, E) of valid rows, zero without any."""
-    return zero_padding(x, mask).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from paramixer._checks import check_choice
 from paramixer.nn import (
+    BidirectionalGRU,
     ChordMixer,
     LinearAttention,
     Monarch,
@@ -36,6 +37,7 @@ def _of_any_length(mixer: type[nn.Module]) -> Callable[..., nn.Module]:
 
 MIXERS: dict[str, Callable[..., nn.Module]] = {
     "chord-mixer": ChordMixer,
+    "gru": _of_any_length(BidirectionalGRU),
     "linear-attention": _of_any_length(LinearAttention),
     "linformer": opponents.Linformer,
     "local-attention": opponents.LocalAttention,
@@ -70,6 +72,7 @@ def network_for(
     links_from: str = "layer",
     positions: str = "none",
     pooling: str = "valid",
+    pooling_options: dict[str, Any] | None = None,
     head_hidden: int | None = None,
     embedding_range: float | None = None,
     embedding_dropout: float = 0.0,
@@ -96,7 +99,8 @@ def network_for(
         norm: whether layers are normalised and residual.
         links_from: "layer" or "embedding", what the links are computed from.
         positions: "none", "learned" or "sinusoidal".
-        pooling: "flatten", "mean", "first" or "valid".
+        pooling: "flatten", "mean", "first", "valid" or "lama".
+        pooling_options: settings of `LamaPooling` by name, for pooling "lama".
         head_hidden: hidden width of the head; null for one linear layer.
         embedding_range: draws the embedding of tokens uniformly from +- this; null for N(0, 1).
         embedding_dropout: probability of dropout on the embedded input.
@@ -138,6 +142,7 @@ def network_for(
         padding_idx=None if tokens is None else tokens.padding,
         positions=positions,
         pooling=pooling,
+        pooling_options=pooling_options,
         head_hidden=head_hidden,
         links_from=links_from,
         norm=norm,
@@ -207,15 +212,15 @@ class LastPositions(nn.Module):
         x (B, N) or (B, N, F); mask (B, N); result (B, P, classes).
 
     Raises:
-        ValueError: at construction when the classifier pools "flatten": its head takes all rows.
+        ValueError: at construction when the classifier's head takes more than one row.
     """
 
     def __init__(self, classifier: SequenceClassifier, positions: int):
         super().__init__()
-        if classifier.pooling == "flatten":
+        if classifier.pooling in ("flatten", "lama"):
             raise ValueError(
-                "LastPositions: pooling must not be flatten for a task that asks for a class at "
-                "every position (got flatten)"
+                "LastPositions: pooling must be mean, first or valid for a task that asks for a "
+                f"class at every position (got {classifier.pooling})"
             )
         self.classifier, self.count = classifier, positions
 

@@ -13,12 +13,17 @@ from torch import nn
 
 WIDTH, LENGTH, CLASSES, VOCABULARY = 8, 10, 3, 7
 TOKENS = {"vocabulary": VOCABULARY}
+POOLINGS = ("flatten", "mean", "first", "valid", "lama")
 VARIANTS = {
     "tokens": TOKENS | {"positions": "learned"},
     "published": TOKENS | {"links_from": "embedding", "pooling": "flatten"},
     "values": {"features": 2, "positions": "sinusoidal", "norm": True, "pooling": "valid"},
+    "lama": TOKENS | {"pooling": "lama", "pooling_options": {"heads": 3}},
     "hidden": TOKENS | {"head_hidden": 5, "pooling": "first", "norm": True},
 }
+every_variant = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+SCRIPTED = VARIANTS.keys() - {"lama"}
+every_scripted_variant = pytest.mark.parametrize("variant", sorted(SCRIPTED))
 
 
 def make(mixers=2, **options):
@@ -67,7 +72,7 @@ def test_norm(links_from):
 
 def test_poolings():
     tokens, mask = inputs(TOKENS), padding_mask([10, 6, 1, 0])
-    for pooling in ("flatten", "mean", "first", "valid"):
+    for pooling in POOLINGS:
         model = make(pooling=pooling, **TOKENS)
         for given in (None, mask):
             rows = model.encode(tokens, given)
@@ -75,6 +80,7 @@ def test_poolings():
                 "flatten": lambda r: r.flatten(1),
                 "mean": lambda r: r.sum(1) / LENGTH,
                 "first": lambda r: r[:, 0],
+                "lama": lambda r, m=given, model=model: model.lama(r, m)[0].flatten(1),
                 "valid": lambda r, m=given: (
                     r.mean(1) if m is None else r.sum(1) / torch.tensor([[10], [6], [1], [1]])
                 ),
@@ -119,7 +125,7 @@ def test_value_width_of_the_last_mixer():
         assert model(torch.randn(2, LENGTH, 3)).shape == (2, 2)
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+@every_variant
 def test_padding_content_does_not_matter(options):
     model = make(**options)
     x, mask = inputs(options), padding_mask([10, 6, 1, 3])
@@ -130,7 +136,7 @@ def test_padding_content_does_not_matter(options):
     assert torch.equal(model(x, torch.ones_like(mask)), model(x))
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+@every_variant
 def test_gradients_reach_every_parameter(options):
     model = make(**options)
     F.cross_entropy(model(inputs(options)), torch.tensor([0, 1, 2, 0])).backward()
@@ -146,7 +152,7 @@ def test_padding_idx():
 
 
 def test_shorter_sequences():
-    for pooling in ("mean", "first", "valid"):
+    for pooling in [pooling for pooling in POOLINGS if pooling != "flatten"]:
         model = make(pooling=pooling, positions="learned", **TOKENS)
         assert model(inputs(TOKENS, length=4)).shape == (4, CLASSES)
 
@@ -178,8 +184,9 @@ def test_any_mixer():
     assert torch.equal(torch.jit.script(model)(x), model(x))
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
-def test_copies_and_saved_forms(options):
+@every_scripted_variant
+def test_copies_and_saved_forms(variant):
+    options = VARIANTS[variant]
     model = make(**options)
     x, mask = inputs(options), padding_mask([10, 6, 1, 3])
     expected = model(x, mask)
@@ -209,7 +216,7 @@ def test_compile_and_export(variant):
     close(program.module()(x[:2], mask[:2]), model(x[:2], mask[:2]))
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+@every_variant
 def test_autocast(options):
     model = make(**options).float()
     x = inputs(options)
@@ -244,7 +251,11 @@ ONE_OF = "exactly one of vocabulary and features must be given"
         ),
         (
             {"pooling": "max"},
-            "pooling must be one of ('flatten', 'mean', 'first', 'valid') (got 'max')",
+            f"pooling must be one of {POOLINGS} (got 'max')",
+        ),
+        (
+            {"pooling_options": {"heads": 3}},
+            "pooling_options must be None without pooling lama (got {'heads': 3} and pooling mean)",
         ),
         ({"links_from": "x"}, "links_from must be one of ('layer', 'embedding') (got 'x')"),
         ({"vocabulary": None}, f"{ONE_OF} (got vocabulary None and features None)"),
@@ -376,9 +387,10 @@ def test_call_errors(call, error, message):
         call(*models)
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+@every_scripted_variant
 @pytest.mark.parametrize("script", [False, True])
-def test_lengths_that_cannot_be_pooled(options, script):
+def test_lengths_that_cannot_be_pooled(variant, script):
+    options = VARIANTS[variant]
     model = make(**options)
     called = torch.jit.script(model) if script else model
     rule = "N >= 1"
@@ -393,7 +405,7 @@ def test_lengths_that_cannot_be_pooled(options, script):
         called(inputs(options, length=0))
 
 
-@pytest.mark.parametrize("pooling", ["flatten", "mean", "first", "valid"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_empty_batch(pooling):
     model = make(pooling=pooling, **TOKENS)
     assert model(inputs(TOKENS, batch=0)).shape == (0, CLASSES)

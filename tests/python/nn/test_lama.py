@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from paramixer.nn import LamaClassifier, LamaPooling, diversity_penalty
+from paramixer.nn import LamaClassifier, LamaPooling, SequenceClassifier, diversity_penalty
 from support import assert_learns, close, padding_mask, peak_bytes
 from torch import nn
 
@@ -255,7 +255,7 @@ def test_classifier_is_its_parts(context):
     model, x = classifier(context=context, head_activation=True), tokens()
     for b, length in enumerate((9, 5, 1)):
         embedded = model.embedding(x[b : b + 1, :length])
-        states, _ = model.gru(embedded)
+        states, _ = nn.GRU.forward(model.gru, embedded)
         asked = embedded[0].mean(0) if context == "mean" else model.pooling.context
         pooled, attention = literal(model.pooling, states[0], asked)
         expected = model.head[3](F.relu(model.head[0](pooled.flatten())))
@@ -290,6 +290,17 @@ def test_classifier_copies():
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), loaded):
         assert torch.equal(other(x, mask), model(x, mask))
     assert model(x[:0], mask[:0]).shape == (0, 4)
+
+
+def test_any_mixer_can_stand_before_the_pooling():
+    """As a `SequenceClassifier` with the pieces of the whole network, but for the head."""
+    whole, x, mask = classifier(), tokens(), padding_mask([9, 5, 2])
+    model = SequenceClassifier(
+        [whole.gru], width=5, length=ROWS, classes=4, vocabulary=11, pooling="lama"
+    ).double()
+    model.embedding, model.lama = whole.embedding, whole.pooling
+    model.head = nn.Identity()
+    close(model(x, mask), whole.pool(x, mask)[0].flatten(1))
 
 
 def test_classifier_compiles_around_its_gru():

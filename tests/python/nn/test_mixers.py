@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from paramixer.nn import (
+    BidirectionalGRU,
     ChordMixer,
     LinearAttention,
     Monarch,
@@ -37,6 +38,7 @@ class Mixer:
     causal: bool = False
     quadratic: bool = False  # in memory
     least: int = 0  # rows that an exported program takes
+    packed: bool = False  # PyTorch neither compiles nor exports packed sequences
 
 
 def linear(feature_map, causal=False):
@@ -60,6 +62,7 @@ MIXERS = {
     "monarch": Mixer(lambda length: Monarch(WIDTH, length, heads=2)),
     "simpletron": Mixer(lambda length: SimpleTron(WIDTH, heads=2)),
     "chord-mixer": Mixer(lambda length: ChordMixer(WIDTH, length, tracks=4)),
+    "gru": Mixer(lambda length: BidirectionalGRU(WIDTH), packed=True),
     "softmax": Mixer(lambda length: opponents.SoftmaxAttention(WIDTH, length, heads=2)),
     "transformer": Mixer(lambda length: opponents.TransformerBlock(WIDTH, length, heads=2)),
     "linformer": Mixer(lambda length: opponents.Linformer(WIDTH, length, heads=2, rank=5)),
@@ -75,6 +78,9 @@ MIXERS = {
 }
 every_mixer = pytest.mark.parametrize("name", MIXERS)
 every_mixer_but_rings = pytest.mark.parametrize("name", [n for n in MIXERS if not MIXERS[n].ring])
+every_mixer_in_a_graph = pytest.mark.parametrize(
+    "name", [n for n in MIXERS if not MIXERS[n].packed]
+)
 every_linear_mixer = pytest.mark.parametrize("name", [n for n in MIXERS if not MIXERS[n].quadratic])
 both_16_bit_types = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 
@@ -196,7 +202,7 @@ def test_copies(name):
         assert torch.equal(other(x, mask), expected)
 
 
-@every_mixer
+@every_mixer_in_a_graph
 def test_compile(name):
     torch._dynamo.reset()
     mixer, x, mask = make(name), inputs().requires_grad_(), padding_mask([12, 7, 3])
@@ -207,7 +213,7 @@ def test_compile(name):
     close(gradient, torch.autograd.grad(expected.square().sum(), x)[0])
 
 
-@every_mixer
+@every_mixer_in_a_graph
 def test_export_with_dynamic_batch_and_length(name):
     mixer = make(name)
     dims = {

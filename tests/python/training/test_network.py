@@ -144,7 +144,8 @@ def test_embedding_range():
     [
         ("tokens", {"mixer": "nothing"}, "network_for: mixer must be one of"),
         ("tokens", {"options": {"tracks": 2}}, "network_for: tracks must be null for paramixer"),
-        ("positions", {"pooling": "flatten"}, "LastPositions: pooling must not be flatten"),
+        ("positions", {"pooling": "flatten"}, "LastPositions: pooling must be mean, first"),
+        ("positions", {"pooling": "lama"}, "LastPositions: pooling must be mean, first"),
         ("pairs", {"head_hidden": 4}, "Comparison: head_hidden must be None"),
         ("reals", {"class_token": True}, "ClassToken: class_token must be False"),
         ("reals", {"embedding_range": 0.1}, "network_for: embedding_range must be null"),
