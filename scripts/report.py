@@ -2,13 +2,15 @@
 
     python scripts/report.py runs/* [--out report]      # report.md and report.png
     python scripts/report.py scripts/results/mini --compare paramixer-deep paramixer-chord
+    python scripts/report.py scripts/results/mixers --costs scripts/benchmarks/results/mixers.json
 
 Reads every record.json in the folders given. A row is a task: one length, one variant of its data,
 as many samples. A column is a model; runs that differ in the seed alone become mean +- standard
 deviation. What is not comparable carries a mark that the notes below the table explain: published
 results of another variant, runs of one model with different settings, validation by the test part.
 Unfinished runs are left out and named. Tasks at several lengths are drawn, error against N, in
-report-lengths.png.
+report-lengths.png. With --costs a row is a model instead and a column a task, and what
+`scripts/benchmark.py mixers` measured for the mixer of that name stands beside it.
 """
 
 from __future__ import annotations
@@ -28,10 +30,13 @@ except ImportError as error:
     sys.exit(f"report: {error}")
 
 Record = dict[str, Any]
+Cells = list[list[str]]  # of a table, line by line, the header first
 
 OTHER_VARIANT, VALIDATION, SETTINGS = "†", "§", "‡"
 NEAR = "~"
 TARGET_ERROR = 0.1  # percent: what "error 0" of the synthetic tasks means, a line in the picture
+COST_LENGTHS = [1 << 10, 1 << 13, 1 << 16]
+COSTS = {"median_ms": "forward + backward, ms", "peak_mib": "peak memory, MiB"}
 NOTES = {
     OTHER_VARIANT: "measured on another variant of the data: not comparable",
     VALIDATION: "the model was chosen on the test part: no estimate for new data",
@@ -73,13 +78,15 @@ def main() -> None:
     if not finished:
         folders = ", ".join(map(str, arguments.runs))
         sys.exit(f"report: no finished run in {folders} (of {len(records)} records)")
-    rows = table(finished)
+    cells = by_task(table(finished))
+    if arguments.costs:
+        cells = by_model(finished, json.loads(arguments.costs.read_text())["results"])
     open_runs = [record["path"] for record in records if "test" not in record]
-    text = markdown(rows, open_runs) + "".join(comparison(finished, *arguments.compare))
+    text = markdown(cells, open_runs) + "".join(comparison(finished, *arguments.compare))
     text += spent(finished)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.with_suffix(".md").write_text(text)
-    draw(rows, arguments.out.with_suffix(".png"))
+    draw(cells, arguments.out.with_suffix(".png"))
     draw_lengths(finished, arguments.out.with_name(f"{arguments.out.name}-lengths.png"))
     print(text)
 
@@ -98,6 +105,9 @@ def parse() -> argparse.Namespace:
         metavar=("MODEL", "OTHER"),
         help="counts the tasks on which a model beats each of the others",
     )
+    parser.add_argument(
+        "--costs", type=Path, metavar="FILE", help="records of benchmark.py mixers: a row a model"
+    )
     return parser.parse_args()
 
 
@@ -107,10 +117,45 @@ def table(records: list[Record]) -> list[Row]:
     return [_row(by_task[key]) for key in sorted(by_task)]
 
 
-def markdown(rows: list[Row], open_runs: list[str]) -> str:
+def by_task(rows: list[Row]) -> Cells:
+    """A line a task."""
+    models = sorted({model for row in rows for model in row.results})
+    lines = [
+        [row.task, row.floor, *(row.results.get(m, "") for m in models), row.published]
+        for row in rows
+    ]
+    return [["task", "highest floor", *models, "best published"], *lines]
+
+
+def by_model(records: list[Record], costs: list[Record]) -> Cells:
+    """A line a model, the best of the means first, with time and memory of its mixer against N."""
+    rows = table(records)
+    models = _grouped(records, lambda record: record["model"])
+    order = sorted(models, key=lambda model: -summarize(models[model])["mean"])
+    floors = ["highest floor", *(row.floor for row in rows), "", ""]
+    lines = [
+        [m, *(row.results.get(m, "") for row in rows), *(_against_n(costs, m, f) for f in COSTS)]
+        for m in order
+    ]
+    lengths = " / ".join(f"{length:,}" for length in COST_LENGTHS)
+    header = ["model", *(row.task for row in rows)]
+    return [[*header, *(f"{name} at N = {lengths}" for name in COSTS.values())], floors, *lines]
+
+
+def _against_n(costs: list[Record], mixer: str, figure: str) -> str:
+    """A figure of forward and backward at each of the lengths; "-" where it did not run."""
+    found = {
+        row["shape"][1]: f"{row[figure]:,.0f}"
+        for row in costs
+        if (row["peer"], row["operation"]) == (mixer, "forward+backward") and row.get(figure)
+    }
+    return " / ".join(found.get(length, "-") for length in COST_LENGTHS) if found else ""
+
+
+def markdown(cells: Cells, open_runs: list[str]) -> str:
     """The table with the notes that its marks need."""
-    lines = [f"| {' | '.join(line)} |" for line in _cells(rows)]
-    lines.insert(1, "|---" * len(_header(rows)) + "|")
+    lines = [f"| {' | '.join(line)} |" for line in cells]
+    lines.insert(1, "|---" * len(cells[0]) + "|")
     body = "\n".join(lines)
     notes = [f"{mark} {note}" for mark, note in NOTES.items() if mark in body]
     notes.append("Test accuracy in percent; one run with its 95 % interval, or mean +- deviation.")
@@ -189,12 +234,12 @@ def _lengths(records: list[Record]) -> list[int]:
     return sorted({record["task"]["length"] for record in records})
 
 
-def draw(rows: list[Row], path: Path) -> None:
+def draw(cells: Cells, path: Path) -> None:
     """The table as a picture, the notes of its marks below."""
-    header, *lines = _cells(rows)
+    header, *lines = cells
     widths = [max(len(line[i]) for line in [header, *lines]) + 2 for i in range(len(header))]
     marks = [f"{mark} {note}" for mark, note in NOTES.items() if mark in str(lines)]
-    height = 0.3 * (len(rows) + 1) + 0.2 * len(marks) + 0.3
+    height = 0.3 * len(cells) + 0.2 * len(marks) + 0.3
     figure = Figure(figsize=(0.08 * sum(widths) + 0.4, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
@@ -203,7 +248,7 @@ def draw(rows: list[Row], path: Path) -> None:
         colLabels=header,
         colWidths=[0.98 * width / sum(widths) for width in widths],
         cellLoc="left",
-        bbox=(0.01, 1 - 0.3 * (len(rows) + 1.3) / height, 0.98, 0.3 * (len(rows) + 1) / height),
+        bbox=(0.01, 1 - 0.3 * (len(cells) + 0.3) / height, 0.98, 0.3 * len(cells) / height),
     )
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(8)
@@ -265,20 +310,6 @@ def _settings(record: Record) -> str:
         for name, group in groups.items()
     }
     return json.dumps(kept, sort_keys=True)
-
-
-def _header(rows: list[Row]) -> list[str]:
-    models = sorted({model for row in rows for model in row.results})
-    return ["task", "highest floor", *models, "best published"]
-
-
-def _cells(rows: list[Row]) -> list[list[str]]:
-    header = _header(rows)
-    lines = [
-        [row.task, row.floor, *(row.results.get(m, "") for m in header[2:-1]), row.published]
-        for row in rows
-    ]
-    return [header, *lines]
 
 
 def _grouped(records: Iterable[Record], key: Any) -> dict[Any, list[Record]]:

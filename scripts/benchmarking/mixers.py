@@ -20,19 +20,30 @@ WIDTH, HEADS = 64, 4
 MIXER_LENGTHS = [1 << power for power in range(10, 17)]
 
 headed = {"heads": HEADS}
+
+
+def linear(feature_map: str) -> Callable[[int, int], nn.Module]:
+    """Linear attention, which needs no length."""
+    return lambda width, _: paramixer.nn.LinearAttention(width, HEADS, feature_map=feature_map)
+
+
+# The names of scripts/configs/study/mixers.yaml.
 MIXERS: dict[str, Callable[[int, int], nn.Module]] = {
-    "paramixer": partial(paramixer.nn.Paramixer, **headed),
-    "Paramixer, CDIL": partial(paramixer.nn.Paramixer, protocol="cdil", **headed),
-    "PSF-Attn": partial(paramixer.nn.PSFAttention, **headed),
-    "softmax attention": partial(opponents.SoftmaxAttention, **headed),
-    "Transformer block": partial(opponents.TransformerBlock, **headed),
-    "Linformer": partial(opponents.Linformer, **headed),
-    "Performer": lambda width, length: paramixer.nn.LinearAttention(
-        width, HEADS, feature_map="favor"
-    ),
-    "Nyströmformer": partial(opponents.Nystromformer, **headed),
-    "local attention": partial(opponents.LocalAttention, **headed),
-    "S4D": opponents.S4D,
+    "paramixer": partial(paramixer.nn.Paramixer, hidden=16),
+    "paramixer-cdil": partial(paramixer.nn.Paramixer, protocol="cdil", links=3, hidden=16),
+    "psf-attention": partial(paramixer.nn.PSFAttention, hidden=16),
+    "chord-mixer": partial(paramixer.nn.ChordMixer, tracks=8),
+    "linear-elu": linear("elu"),
+    "linear-gated": linear("gated"),
+    "performer": linear("favor"),
+    "simpletron": lambda width, _: paramixer.nn.SimpleTron(width, HEADS),
+    "monarch": partial(paramixer.nn.Monarch, **headed),
+    "softmax-attention": partial(opponents.SoftmaxAttention, **headed),
+    "linformer": partial(opponents.Linformer, **headed),
+    "nystromformer": partial(opponents.Nystromformer, **headed),
+    "local-attention": partial(opponents.LocalAttention, **headed),
+    "s4d": opponents.S4D,
+    "gru": lambda width, _: paramixer.nn.BidirectionalGRU(width),
 }
 
 

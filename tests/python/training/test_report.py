@@ -51,6 +51,26 @@ def record(model, accuracy, *, seed=0, epochs=3, variant="paramixer", samples=90
     }
 
 
+def test_a_row_a_model_with_its_costs(script):
+    def cost(length, milliseconds, operation="forward+backward"):
+        figures = {"median_ms": milliseconds, "peak_mib": 8.0}
+        return {"shape": [1, length, 64], "peer": "good", "operation": operation} | figures
+
+    costs = [cost(1024, 1234.4), cost(8192, 5.0), cost(1024, 7.0, "forward"), cost(512, 9.0)]
+    records = [record("bad", 0.4), record("good", 0.9, seed=0), record("good", 0.8, seed=1)]
+    header, floors, good, bad = script.by_model(records, costs)
+    assert [line[0] for line in (header, floors, good, bad)] == [
+        "model",
+        "highest floor",
+        "good",
+        "bad",
+    ]
+    assert floors[1] == "37.80 (root operator)"
+    assert good[1:] == ["85.00 +- 7.07 (2 runs)", "1,234 / 5 / -", "8 / 8 / -"]
+    assert bad[1:] == ["40.00 (35.0 to 45.0)", "", ""]
+    assert script.markdown([header, floors, good, bad], []).startswith("| model | listops, ")
+
+
 def test_seeds_become_mean_and_deviation(script):
     records = [record("chord", 0.4, seed=1), record("chord", 0.5, seed=2), record("cdil", 0.3)]
     [row] = script.table(records)
@@ -72,9 +92,9 @@ def test_what_is_not_comparable_is_marked(script):
     assert paramixer.results["chord"].endswith("; 50.00 (45.0 to 55.0)‡")
     assert paramixer.published == "40.00 (Other), 59.60 (S4)†"
     assert honest.results["chord"].endswith("§") and honest.published == "59.60 (S4)†"
-    text = script.markdown(rows, [])
+    text = script.markdown(script.by_task(rows), [])
     assert all(note in text for note in script.NOTES.values())
-    assert "‡" not in script.markdown([honest], [])
+    assert "‡" not in script.markdown(script.by_task([honest]), [])
 
 
 def test_command_writes_both_forms(script, tmp_path, monkeypatch, capsys):
