@@ -8,6 +8,7 @@ from typing import Any
 from benchmarking.runner import Row
 
 MARKERS = "osD^vP*Xh<>"
+COLORS = 10  # of matplotlib's cycle; beyond them lines are dashed
 
 
 def pyplot() -> Any:
@@ -25,8 +26,9 @@ def style(rows: list[Row]) -> dict[str, dict[str, Any]]:
     peers = dict.fromkeys(row["peer"] for row in rows if row["peer"] not in ("copy", "torch.mm"))
     looks: dict[str, dict[str, Any]] = {}
     for index, peer in enumerate(peers):
-        color = "black" if peer == "paramixer" else f"C{index - 1}"
+        color = "black" if peer == "paramixer" else f"C{(index - 1) % COLORS}"
         looks[peer] = {"color": color, "marker": MARKERS[index % len(MARKERS)], "markersize": 4}
+        looks[peer]["linestyle"] = "--" if index > COLORS else "-"
     return looks
 
 
@@ -47,14 +49,13 @@ def scaling(document: dict[str, Any], path: Path) -> None:
         for axis, operation in zip(line, operations, strict=True):
             for peer, look in looks.items():
                 own = [r for r in rows if (r["peer"], r["operation"]) == (peer, operation)]
-                draw_peer(axis, own, quantity, f"{peer}{ending(own)}", look)
+                draw_peer(axis, own, quantity, peer, look)
             axis.set(xscale="log", yscale="log", title=operation, ylabel=label)
             axis.set_xscale("log", base=2)
             axis.grid(alpha=0.3)
     for axis in axes[-1]:
         axis.set_xlabel("N")
-    for axis in axes[0]:
-        axis.legend(fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     settings = document["settings"]
     first = next(row for row in rows if row["peer"] in looks)
     figure.suptitle(
@@ -64,12 +65,6 @@ def scaling(document: dict[str, Any], path: Path) -> None:
         fontsize=9,
     )
     figure.savefig(path, dpi=130)
-
-
-def ending(rows: list[Row]) -> str:
-    """Why a peer's line ends, for the legend."""
-    reason = next((row["failure"] for row in rows if row["failure"]), "")
-    return f" ({reason[:40]})" if reason else ""
 
 
 def draw_peer(axis: Any, rows: list[Row], quantity: str, label: str, look: dict[str, Any]) -> None:
@@ -95,7 +90,9 @@ def roofline(document: dict[str, Any], path: Path) -> None:
     for peer, look in looks.items():
         own = [row for row in points if row["peer"] == peer]
         x = [row["multiply_adds"] / row["bytes"] for row in own]
-        axis.plot(x, [row["gfma_per_s"] for row in own], **look, ls="", label=peer, alpha=0.8)
+        axis.plot(
+            x, [row["gfma_per_s"] for row in own], **look | {"linestyle": ""}, label=peer, alpha=0.8
+        )
     intensity = [row["multiply_adds"] / row["bytes"] for row in points]
     ends = [min(intensity) / 2, max(intensity) * 2]
     for speed in (min(copies), max(copies)):
