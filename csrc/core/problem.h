@@ -89,12 +89,16 @@ struct ChainProblem {
   int32_t sweep_count = 0;
 };
 
-// Whether a sweep takes one factor alone.
-PARAMIXER_INLINE bool has_single_factors(const ChainProblem& chain) {
-  for (int s = 0; s < chain.sweep_count; ++s) {
-    if (chain.sweeps[s].factors == 1) return true;
+// The first sweep that keeps the gradient of its result in a buffer of its own: one of a single
+// factor, or of a pair before such a one. Pairs before pairs leave it over the state itself.
+// sweep_count: there is none.
+PARAMIXER_INLINE int first_kept_gradient(const ChainProblem& chain) {
+  int s = 0;
+  while (s < chain.sweep_count && chain.sweeps[s].factors != 1 &&
+         (s + 1 == chain.sweep_count || chain.sweeps[s + 1].factors != 1)) {
+    ++s;
   }
-  return false;
+  return s;
 }
 
 // The offset as a non-negative shift along a ring of `length` positions.

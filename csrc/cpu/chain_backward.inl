@@ -256,19 +256,24 @@ struct BackwardTask : ChannelTask<A> {
   A* dots = nullptr;          // (N, M, K) of this batch item
   A* initial_grad = nullptr;  // for Residual::kInitial: the sum of the gradients of all states
   PairTile<A> tile = {};
-  bool has_singles = has_single_factors(chain);
+  int first_kept = first_kept_gradient(chain);
 
-  // Two buffers of a ring, for chains with single factors: the gradient of a sweep's result, and
-  // that of the next sweep's.
+  // Two buffers of a ring, from sweep first_kept on: the gradient of a sweep's result, and that of
+  // the next sweep's.
   struct Gradients {
-    A* here;
-    A* next;
+    A* here = nullptr;
+    A* next = nullptr;
   };
 
   A* take(A*& free, int64_t rows) const {
     A* const first = free + kHalo * row;
     free += scratch_ring(rows, row);
     return first;
+  }
+
+  Gradients take_gradients(A*& free, int64_t ring) const {
+    A* const here = take(free, ring);
+    return {here, take(free, ring)};
   }
 
   void take_tile(A*& free) {
@@ -532,11 +537,9 @@ struct BackwardTask : ChannelTask<A> {
     const auto run_class = [&](const BackwardTask& task, int64_t c, A* free) {
       A* const state = states + c * size;
       if (next_is_pair && !ends_in_four(s + 1)) close(state, deal.rows);
-      Gradients next = {gradients.next, gradients.here};
-      if (deal.classes > 1 && has_singles) {
-        next.here = take(free, deal.rows);
-        next.next = take(free, deal.rows);
-      }
+      const bool takes = s + 1 == first_kept || (s + 1 > first_kept && deal.classes > 1);
+      const Gradients next =
+          takes ? take_gradients(free, deal.rows) : Gradients{gradients.next, gradients.here};
       task.run(s + 1, r + c * sweep.step, Rows<const A>{state, row},
                over_input ? this->rows_in_order(state - ahead, deal.rows)
                           : this->rows_of(gradients.here, row, c, deal.deal, deal.rows, sweep.ring),
@@ -568,11 +571,8 @@ void chain_backward(const ChainProblem& chain, const ChainTask& channels, bool, 
     __builtin_memset(task.initial_grad, 0, problem.length * task.row * sizeof(A));
   }
   task.take_tile(free);
-  typename BackwardTask<A>::Gradients gradients = {};
-  if (task.has_singles) {
-    gradients.here = task.take(free, problem.length);
-    gradients.next = task.take(free, problem.length);
-  }
+  typename BackwardTask<A>::Gradients gradients;
+  if (task.first_kept == 0) gradients = task.take_gradients(free, problem.length);
   task.run(0, 0, task.value, task.rows_of_result(0, chain.sweeps[0]), gradients, free);
   if (!task.in_place) task.round_result();
 }

@@ -159,10 +159,12 @@ class Chain {
       }
       return width;
     }
-    // Scratch for two threads, or one for each batch item, stays within two tensors the size of V.
+    // Scratch for two threads, or one for each batch item, stays within two tensors the size of V,
+    // or the one page that a thread has of it anyway.
     const int64_t threads = std::min<int64_t>(batches, 2);
     const int64_t values = batches * problem.length * problem.channels;
-    const int64_t bound = 2 * values * accumulator_bytes(dtype) / threads;
+    const int64_t bound =
+        std::max(2 * values * accumulator_bytes(dtype) / threads, int64_t{kHugePage});
     while (width > lanes && chain_scratch_bytes(chain_, dtype, pass_, width) > bound) width /= 2;
     return width;
   }

@@ -54,15 +54,15 @@ int64_t scratch_elements(const ChainProblem& chain, Pass pass, int64_t width, in
   int64_t elements = scratch_row<A>(length * 2 * chain.problem.links);  // a sweep's weights
   if (pass == Pass::kForward) return elements + 2 * length * row;
   elements += 4 * scratch_ring(kTileRows, row) + kTileRows * kPairRow;
-  const bool has_singles = has_single_factors(chain);
-  if (has_singles) elements += 2 * scratch_ring(length, row);  // gradients
+  const int kept = first_kept_gradient(chain);
+  if (first >= kept) elements += 2 * scratch_ring(length, row);  // gradients
   for (int s = first; s < chain.sweep_count; ++s) {
     const Sweep& sweep = chain.sweeps[s];
     if (sweep.factors == 2) elements += (sweep.ring + 2 * kHalo) * kPairRow;
     if (s + 1 == chain.sweep_count) break;
     const int64_t ring = scratch_ring(sweep.deal.rows, row);
     elements += sweep.deal.classes * ring;  // states
-    if (sweep.deal.classes > 1 && has_singles) elements += 2 * ring;
+    if (s + 1 == kept || (s + 1 > kept && sweep.deal.classes > 1)) elements += 2 * ring;
   }
   return elements;
 }
