@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 from benchmarking.runner import Row
 
 MARKERS = "osD^vP*Xh<>"
+PALETTE = 64  # colours of a picture
 COLORS = 10  # of matplotlib's cycle; beyond them lines are dashed
 
 
@@ -64,7 +66,16 @@ def scaling(document: dict[str, Any], path: Path) -> None:
         f"exceed {settings['limit_seconds']:g} s or {settings['limit_gib']:g} GiB",
         fontsize=9,
     )
-    figure.savefig(path, dpi=130)
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """As PNG with a palette: a quarter of the bytes, for the same lines."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=130)
+    Image.open(buffer).convert("RGB").quantize(PALETTE).save(path, "PNG", optimize=True)
 
 
 def draw_peer(axis: Any, rows: list[Row], quantity: str, label: str, look: dict[str, Any]) -> None:
@@ -103,4 +114,4 @@ def roofline(document: dict[str, Any], path: Path) -> None:
     axis.set(xscale="log", yscale="log")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
-    figure.savefig(path, dpi=130)
+    save(figure, path)
