@@ -168,7 +168,7 @@ def test_scaling_stops_peers_at_the_limit(tmp_path):
 
 def test_mixers_at_equal_width_stop_at_the_limit(tmp_path):
     options = ["--shapes", "2,64,8", "2,128,8", "--limit-seconds", "1e-9", "--peers", "paramixer"]
-    options += ["Linformer", "--markdown", "--plot", tmp_path / "mixers.png"]
+    options += ["linformer", "--markdown", "--plot", tmp_path / "mixers.png"]
     text, document = run(tmp_path, "mixers", *options)
 
     rows = [row for row in document["results"] if row["peer"] != "torch.mm"]
@@ -179,7 +179,7 @@ def test_mixers_at_equal_width_stop_at_the_limit(tmp_path):
             check_order(row)
             assert row["peak_mib"] > 0
             assert "gfma_per_s" not in row  # of each other function
-    assert "Linformer" in text and "peak memory" in text
+    assert "linformer" in text and "peak memory" in text
     assert (tmp_path / "mixers.png").stat().st_size > 0
 
 
