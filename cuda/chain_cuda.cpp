@@ -1,6 +1,7 @@
-// The CUDA key of mix_chain: a chain is planned in tiles and bands, and each sweep of the plan is
-// one launch on the current stream (backward also the sum of its dots over blocks that share the
-// channels of a row). How many there are depends on the plan and never on the batch.
+// The CUDA key of mix_chain: a chain is planned in tiles, bands and windows, and each sweep of the
+// plan is one launch on the current stream (backward two with a window, and the sum of the dots
+// over blocks that share the channels of a row). How many there are depends on the plan and never
+// on the batch.
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
@@ -117,6 +118,7 @@ class Forward {
       case Way::kProduct:
         return run_product(sweep, from, to);
       case Way::kTiles:
+      case Way::kWindows:
         return run_tiles(sweep, from, to);
       case Way::kBands:
         return run_bands(sweep, from, to);
@@ -234,6 +236,7 @@ class Backward {
       case Way::kProduct:
         return run_product(sweep, value, grad);
       case Way::kTiles:
+      case Way::kWindows:
       case Way::kBands:  // forward alone
         break;
     }

@@ -1,5 +1,5 @@
 // How the CUDA key takes a chain through its sweeps: in tiles, in composed bands on tensor cores,
-// or as single products. Torch-free and CUDA-free.
+// one factor at a time with a window, or as single products. Torch-free and CUDA-free.
 #pragma once
 
 #include <algorithm>
@@ -20,14 +20,19 @@
 #include "tile_arguments.h"
 #include "tile_plan.h"
 #include "traits.h"
+#include "window_plan.h"
 
 namespace paramixer::cuda {
 
-// The ways to run a sweep: a single product, tiles on chip, or tiles with composed bands.
-enum class Way { kProduct, kTiles, kBands };
+// The ways to run a sweep: a single product, tiles on chip, tiles with composed bands, or one
+// factor in tiles with windows.
+enum class Way { kProduct, kTiles, kBands, kWindows };
 
 constexpr Way way_of(const Sweep& sweep) {
-  return sweep.bands ? Way::kBands : sweep.tile > 0 ? Way::kTiles : Way::kProduct;
+  return sweep.bands        ? Way::kBands
+         : sweep.window > 0 ? Way::kWindows
+         : sweep.tile > 0   ? Way::kTiles
+                            : Way::kProduct;
 }
 
 // Whether chains may run in bands, as PARAMIXER_CUDA_BANDS says; null is an unset variable.
@@ -108,7 +113,7 @@ inline std::vector<Target> choose_targets(const ChainPlan& plan, std::span<const
   std::vector<Target> targets(sweeps.size(), Target::kResult);
   for (size_t s = sweeps.size() - 1; s-- > 0;) {
     const Sweep& next = sweeps[s + 1];
-    const bool in_place = next.tile == next.ring && next.halo == 0;
+    const bool in_place = next.tile == next.ring && next.halo == 0 && next.window == 0;
     if (std::find(cuts.begin(), cuts.end(), next.first) != cuts.end()) {
       targets[s] = Target::kKept;
     } else if (targets[s + 1] != Target::kKept && in_place) {
@@ -120,23 +125,32 @@ inline std::vector<Target> choose_targets(const ChainPlan& plan, std::span<const
   return targets;
 }
 
-// The cheapest plan over all kinds of tiles, with bands wherever those cost less; where there are
-// none, single products.
+// The cheapest plan over all kinds of tiles, with bands or windows wherever those cost less; where
+// there are none, single products.
 inline ChainPlan plan_for_cuda(const ChainShape& chain) {
-  OtherSweep bands;
-  if (chain.direction == Direction::kForward) {
-    bands = [&chain, sizes = detail::sizes_of(chain)](int first, int end) {
-      return plan_band(chain.dtype, sizes, chain.offsets, first, end - first,
+  const ChainProblem sizes = detail::sizes_of(chain);
+  const auto links = static_cast<size_t>(sizes.problem.links);
+  const OtherSweep other = [&](int first, int end) -> std::optional<ChainPlan> {
+    std::optional<ChainPlan> best;
+    if (chain.direction == Direction::kForward) {
+      best = plan_band(chain.dtype, sizes, chain.offsets, first, end - first,
                        static_cast<size_t>(chain.band_bytes));
-    };
-  }
+    }
+    if (end - first > 1) return best;
+    const std::span<const int64_t> all = chain.offsets;
+    auto window = plan_window(chain.direction, element_bytes(chain.dtype), chain.length,
+                              all.subspan(static_cast<size_t>(first) * links, links));
+    // By moves alone: a copy's sweep would point to the offsets of the original.
+    if (window && (!best || window->cost < best->cost)) best = std::move(window);
+    return best;
+  };
   ChainPlan best = plan_tiles(chain.length, chain.factors, chain.offsets, chain.cuts, {});
   best.cost = std::numeric_limits<double>::infinity();
   for (const TileKind& kind : detail::tile_kinds(chain)) {
     TileOptions options = detail::tile_options(kind);
     options.rows_of = [&kind](const Sweep& sweep) { return detail::most_rows(kind, sweep); };
     ChainPlan plan =
-        plan_tiles(chain.length, chain.factors, chain.offsets, chain.cuts, options, bands);
+        plan_tiles(chain.length, chain.factors, chain.offsets, chain.cuts, options, other);
     if (plan.cost < best.cost) best = std::move(plan);
   }
   return best;

@@ -130,6 +130,10 @@ class Tile {
     return staged() + arguments_.memory.even_rows * 3 * turn.first;
   }
 
+  // What a window keeps of every row of its tile for every link.
+  PARAMIXER_INLINE float* kept() const { return staged(); }
+  PARAMIXER_INLINE const unsigned char* window() const { return shared_; }
+
   // The sums of a turn's dots, for every row `dots_row` of each factor.
   PARAMIXER_INLINE float* dots(const Turn& turn) const {
     return sums() + arguments_.memory.even_rows * arguments_.memory.dots_row * turn.first;
@@ -141,6 +145,12 @@ class Tile {
 
   // Where a row of the tile lies among the rows of its batch item.
   PARAMIXER_INLINE int32_t row_of(int row) const { return table()[row]; }
+
+  // The row of the batch item `ahead` of another one, both in [0, N).
+  PARAMIXER_INLINE int32_t far_row(int32_t row, int32_t ahead) const {
+    const unsigned beyond = static_cast<unsigned>(row) + static_cast<unsigned>(ahead);
+    return wrap_row(static_cast<int>(beyond), static_cast<int>(arguments_.length));
+  }
 
   // The weights of a factor in device memory, those of row 0 of the batch item.
   PARAMIXER_INLINE const T* weights_of(int factor) const {
@@ -157,6 +167,44 @@ class Tile {
   PARAMIXER_INLINE int valid_channels(int group, int quad) const {
     const int64_t left = arguments_.channels - (int64_t{group} * arguments_.quads + quad) * kQuad;
     return left < 0 ? 0 : left < kQuad ? static_cast<int>(left) : kQuad;
+  }
+
+  // What a thread copies: 16 bytes of every so many rows.
+  struct Piece {
+    int index;  // in the row
+    int row, rows;
+    int64_t channel;
+    int64_t channels;  // that there are from that one on
+  };
+
+  PARAMIXER_INLINE Piece own_piece(int group) const {
+    const int bits = arguments_.piece_bits;
+    const int thread = threadIdx.x, threads = blockDim.x;
+    Piece piece{thread & ((1 << bits) - 1), thread >> bits, threads >> bits, 0, 0};
+    piece.channel = int64_t{group} * arguments_.quads * kQuad + piece.index * kPieceChannels;
+    piece.channels = arguments_.channels - piece.channel;
+    return piece;
+  }
+
+  // A piece of one row; `column` is that of the batch item's first row, in the view.
+  template <bool kVectors>
+  PARAMIXER_INLINE Vector16 load_piece(const View<const T, int64_t>& view, const T* column,
+                                       int32_t row, const Piece& piece) const {
+    const T* address = column + row * view.row;
+    if constexpr (!kVectors) return gather(address, view.column, piece.channels);
+    if (piece.channels <= 0) return Vector16{};
+    return *reinterpret_cast<const Vector16*>(address);
+  }
+
+  template <bool kVectors>
+  PARAMIXER_INLINE void store_piece(const View<T, int64_t>& view, T* column, int32_t row,
+                                    const Piece& piece, Vector16 vector) const {
+    T* address = column + row * view.row;
+    if constexpr (kVectors) {
+      store_vector(address, vector);
+    } else {
+      scatter(vector, address, view.column, piece.channels);
+    }
   }
 
   // ---- Copies. All threads of the block call these.
@@ -264,23 +312,6 @@ class Tile {
  private:
   static constexpr size_t kWordBytes = sizeof(QuadWord<T>);
   static constexpr int kPieceChannels = Traits::kVectorBytes / static_cast<int>(sizeof(T));
-
-  // What a thread copies: 16 bytes of every so many rows.
-  struct Piece {
-    int index;  // in the row
-    int row, rows;
-    int64_t channel;
-    int64_t channels;  // that there are from that one on
-  };
-
-  PARAMIXER_INLINE Piece own_piece(int group) const {
-    const int bits = arguments_.piece_bits;
-    const int thread = threadIdx.x, threads = blockDim.x;
-    Piece piece{thread & ((1 << bits) - 1), thread >> bits, threads >> bits, 0, 0};
-    piece.channel = int64_t{group} * arguments_.quads * kQuad + piece.index * kPieceChannels;
-    piece.channels = arguments_.channels - piece.channel;
-    return piece;
-  }
 
   PARAMIXER_INLINE Vector16* at(int buffer, int row, const Piece& piece) const {
     return reinterpret_cast<Vector16*>(shared_ + buffer * arguments_.memory.buffer +

@@ -14,6 +14,7 @@
 #include "core/problem.h"
 #include "launch_shape.h"
 #include "tile_plan.h"
+#include "window_plan.h"
 
 namespace paramixer::cuda {
 
@@ -80,7 +81,9 @@ struct TileArguments {
 
 namespace detail {
 
-inline int64_t tile_rows(const Sweep& sweep) { return sweep.tile + 2 * sweep.halo; }
+inline int64_t tile_rows(const Sweep& sweep) {
+  return sweep.window > 0 ? sweep.window : sweep.tile + 2 * sweep.halo;
+}
 
 // Offsets of a factor along a tile. What leaves the tile wraps around it: in a whole ring that is
 // the ring's own way, in others only rows of the halo do, and those reach no row that is written.
@@ -88,8 +91,7 @@ inline std::vector<int64_t> along_tile(const Sweep& sweep, int factor, int links
   const int64_t rows = tile_rows(sweep);
   std::vector<int64_t> along(sweep.offsets + factor * links, sweep.offsets + (factor + 1) * links);
   for (int64_t& offset : along) {
-    if (2 * offset > sweep.ring) offset -= sweep.ring;
-    offset = reduce_offset(offset, rows);
+    offset = reduce_offset(paramixer::detail::shorter_way(offset, sweep.ring), rows);
   }
   return along;
 }
@@ -172,11 +174,16 @@ inline TileShape tile_shape(Direction direction, int bytes, const ChainProblem& 
                             const Sweep& sweep, const LaunchLimits& limits = {}) {
   const Problem& problem = chain.problem;
   TileShape shape;
-  shape.turns = detail::make_turns(direction, sweep, problem.links);
-  shape.memory = tile_memory(
-      {direction, chain.residual, problem.links, bytes, static_cast<int>(sweep.channels / kQuad)},
-      sweep.factors, detail::backward_buffers(shape.turns), detail::tile_rows(sweep));
-  shape.threads = detail::tile_threads(sweep, problem.links, shape.turns);
+  if (sweep.window > 0) {
+    shape.memory = window_memory(sweep, window_links(sweep, problem.links));
+    shape.threads = TileTraits::kThreads;
+  } else {
+    shape.turns = detail::make_turns(direction, sweep, problem.links);
+    shape.memory = tile_memory(
+        {direction, chain.residual, problem.links, bytes, static_cast<int>(sweep.channels / kQuad)},
+        sweep.factors, detail::backward_buffers(shape.turns), detail::tile_rows(sweep));
+    shape.threads = detail::tile_threads(sweep, problem.links, shape.turns);
+  }
   shape.splits = tile_splits(direction, problem, sweep);
   shape.tiles = batch_count(problem) * sweep.classes * detail::ceil_div(sweep.ring, sweep.tile) *
                 shape.splits;

@@ -61,26 +61,32 @@ struct TileMemory {
   PARAMIXER_INLINE int64_t total() const { return place_begin() + place; }
 };
 
+namespace detail {
+
+// Parts begin where accesses of 16 bytes may.
+inline int32_t shared_part(int64_t bytes) {
+  return static_cast<int32_t>(round_up(bytes, Traits::kVectorBytes));
+}
+
+}  // namespace detail
+
 // Forward holds the rows once (three links) or before and behind a factor, and V_0 where it is
 // added; backward rows before every turn and gradients, in `states` buffers.
 inline TileMemory tile_memory(const TileKind& kind, int factors, int states, int64_t rows) {
-  const auto part = [](int64_t bytes) {
-    return static_cast<int32_t>(detail::round_up(bytes, Traits::kVectorBytes));
-  };
   const bool three = kind.links == 3;
   TileMemory memory{};
-  memory.buffer = part(rows * kind.quads * kQuad * kind.bytes);
+  memory.buffer = detail::shared_part(rows * kind.quads * kQuad * kind.bytes);
   memory.even_rows = static_cast<int32_t>(detail::round_up(rows, 2));
-  if (three) memory.weights = part(memory.even_rows * 12 * factors);
+  if (three) memory.weights = detail::shared_part(memory.even_rows * 12 * factors);
   if (kind.direction == Direction::kForward) {
     memory.buffers = (three ? 1 : 2) + (kind.residual == Residual::kInitial);
   } else {
     memory.buffers = states;
     memory.dots_row = three ? 4 : kind.links;
-    memory.dots = part(int64_t{4} * memory.even_rows * memory.dots_row * factors);
+    memory.dots = detail::shared_part(int64_t{4} * memory.even_rows * memory.dots_row * factors);
   }
-  memory.table = part(rows * static_cast<int64_t>(sizeof(int32_t)));
-  memory.place = part(sizeof(TilePlace));
+  memory.table = detail::shared_part(rows * static_cast<int64_t>(sizeof(int32_t)));
+  memory.place = detail::shared_part(sizeof(TilePlace));
   return memory;
 }
 
@@ -124,7 +130,7 @@ inline int64_t most_rows(const TileKind& kind, int factors, int states) {
 
 // Costs in moves of a row between device memory and chip, rough figures for which a plan is not
 // sensitive: instructions an element (scripts/benchmarks/NOTES.md), of which 7.7 go into the move
-// of a byte. A far link of a single product comes through L2.
+// of a byte. The rows of a single product come through L2, once for every link.
 inline TileOptions tile_options(const TileKind& kind) {
   const bool three = kind.links == 3, forward = kind.direction == Direction::kForward;
   const int row_bytes = kind.quads * kQuad * kind.bytes;
@@ -134,14 +140,14 @@ inline TileOptions tile_options(const TileKind& kind) {
       std::min(TileTraits::kMostFactors, std::max(1, TileTraits::kMostOffsets / kind.links));
   // 16 bytes are half a sector; the other half is read right after it, or by another block.
   options.move_cost = row_bytes == 16 ? 1.5 : row_bytes == 32 ? 1.1 : 1.0;
-  options.product_cost = 2 + 0.4 * kind.links;
+  options.product_cost = 1.4 + 0.6 * kind.links;
   const double link = 0.45 / kind.bytes + 0.5 / static_cast<double>(options.channels);
   options.factor_cost = three ? 0.95 / kind.bytes : kind.links * link;
   if (!forward) {
     // Two rows are read for one that is written. A factor runs three times.
     options.move_cost *= 1.5;
     options.factor_cost = three ? 3.2 / kind.bytes : 3 * kind.links * link;
-    options.product_cost = 5 + 0.8 * kind.links;
+    options.product_cost = 3.8 + 1.8 * kind.links;
   }
   return options;
 }

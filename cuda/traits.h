@@ -51,6 +51,9 @@ struct TileTraits {
   // Of a launch; its offsets travel in the kernel's parameters.
   static constexpr int kMostFactors = 16;
   static constexpr int kMostOffsets = 256;
+  // With a window: rows whose sums a thread makes together, as offsets and addresses serve them
+  // all.
+  static constexpr int kWindowRows = 2;
 };
 
 // Of the kernels that take a tile through composed bands (BandTraits in band_pass.h).

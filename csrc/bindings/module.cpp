@@ -65,6 +65,7 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("halo", &Sweep::halo)
       .def_readonly("channels", &Sweep::channels)
       .def_readonly("bands", &Sweep::bands)
+      .def_readonly("window", &Sweep::window)
       .def_property_readonly("deal", [](const Sweep& sweep) { return sweep.deal.deal; });
   m.def("chain_sweeps", &chain_sweeps, "length"_a, "links"_a, "offsets"_a, "residual"_a,
         "The passes of the CPU kernels over the rows of a chain.");

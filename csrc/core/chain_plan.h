@@ -21,6 +21,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <limits>
 #include <numeric>
@@ -72,6 +73,11 @@ inline int64_t in_steps(int64_t offset, int64_t step, int64_t length) {
   return static_cast<int64_t>(steps % ring);
 }
 
+// The offset in [0, ring) as the shorter way along the ring, backwards below zero.
+inline int64_t shorter_way(int64_t offset, int64_t ring) {
+  return 2 * offset > ring ? offset - ring : offset;
+}
+
 // Every offset of a factor in steps; empty where one has no such form.
 inline std::vector<int64_t> all_in_steps(std::span<const int64_t> offsets, int64_t step,
                                          int64_t length) {
@@ -87,7 +93,7 @@ inline std::vector<int64_t> all_in_steps(std::span<const int64_t> offsets, int64
 inline int64_t reach(const std::vector<int64_t>& offsets, int64_t ring) {
   int64_t farthest = 0;
   for (const int64_t offset : offsets) {
-    farthest = std::max(farthest, std::min(offset, ring - offset));
+    farthest = std::max(farthest, std::abs(shorter_way(offset, ring)));
   }
   return farthest;
 }

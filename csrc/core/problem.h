@@ -75,6 +75,9 @@ struct Sweep {
   int64_t halo = 0;
   int64_t channels = 0;
   bool bands = false;  // the factors of a tile are merged into bands, for tensor cores
+  // Of a single factor: rows on chip, `halo` of them before the tile, that serve the links which
+  // stay among them; other links read memory. 0: no window.
+  int64_t window = 0;
 };
 
 // A chain of factors. `problem` is that of the first factor, but for its offsets; weight and dots

@@ -81,7 +81,9 @@ def plan(
 
     On a GPU, rows keep their order. A launch brings tiles on chip, whole rings or pieces with a few
     rows more on either side (the halo, which their links reach), and takes them through several
-    factors between one read and one write. Where no tile pays, a factor is a product of its own.
+    factors between one read and one write. A factor whose links lead too far for that (CHORD on a
+    long ring) is a launch in tiles with windows: rows around a tile that serve the nearer links on
+    chip, while the others read memory. Where no tile pays, a factor is a product of its own.
     Of CDIL in bfloat16 or float16, tensor cores take factors together as bands, unless the
     environment says PARAMIXER_CUDA_BANDS=off (see :func:`paramixer.mix_chain`). The plan is that of
     compute capability 9.0 and 10.0; GPUs with less shared memory run more in tiles.
@@ -153,7 +155,10 @@ def _describe_launch(launch: _C.Sweep, channels: int) -> str:
     text += f" in tiles of {min(launch.channels, channels)} channels and "
     whole = launch.tile == launch.ring
     text += f"all {launch.ring} rows" if whole else f"{launch.tile} of {launch.ring} rows"
-    text += f" with halos of {launch.halo} rows" if launch.halo else ""
+    if launch.window:
+        text += f" with windows of {launch.window} rows"
+    elif launch.halo:
+        text += f" with halos of {launch.halo} rows"
     if launch.classes > 1:
         text += f", along each of {launch.classes} rings"
     elif launch.step > 1:

@@ -166,6 +166,7 @@ class Chain {
         return run_product(direction == Direction::kForward ? Kernel::kMix : Kernel::kMixBackward,
                            sweep.first, from, to);
       case Way::kTiles:
+      case Way::kWindows:
         if (chain.residual == Residual::kInitial) chain.problem.grad.data = operands_.value.data();
         return require(launch_tile<T>(direction, chain, sweep, nullptr), "a launch in tiles");
       case Way::kBands:

@@ -69,6 +69,19 @@ class ProductCounts:
 
 
 @dataclass(frozen=True)
+class WindowCounts:
+    """The same in the kernels with a window, for 16 bytes of a row and four links, or one."""
+
+    near: tuple[float, float]
+    far: tuple[float, float]
+    near_dots: tuple[float, float]
+    far_dots: tuple[float, float]
+    row: float = 45  # what each takes besides
+    stage: float = 30  # a weight
+    dots: float = 26  # a dot, cleared and written
+
+
+@dataclass(frozen=True)
 class BandCounts:
     """Instructions of a warp in the band kernels, for K links."""
 
@@ -96,6 +109,12 @@ class Counts:
             8: ProductCounts(113, back_group=119, back_access=220),
             4: ProductCounts(113, back_group=119, back_access=220),
             2: ProductCounts(225, back_group=236, back_access=564),
+        }
+    )
+    windows: dict[int, WindowCounts] = field(
+        default_factory=lambda: {
+            4: WindowCounts((31, 13), (70, 26), (65, 24), (130, 45)),
+            2: WindowCounts((79, 25), (118, 38), (117, 39), (184, 64)),
         }
     )
     bands: dict[int, BandCounts] = field(
@@ -225,6 +244,63 @@ def forward_tiles(chain: Chain, launch: Launch, counts: Counts) -> Cost:
     )
 
 
+def in_fours(links: int, counts: tuple[float, float]) -> float:
+    """Instructions of so many links, four at a time and the rest one by one."""
+    return links // 4 * counts[0] + links % 4 * counts[1]
+
+
+def window_links(chain: Chain, launch: Launch) -> tuple[int, int, int]:
+    """Near links, far ones, and how many fours they are."""
+    near, far = launch["near"], chain.links - launch["near"]
+    return near, far, ceil(near / 4) + ceil(far / 4)
+
+
+def mix_window(chain: Chain, launch: Launch, counts: Counts, transpose: bool = False) -> Cost:
+    """`mix_window` of one factor, or of its transpose."""
+    each, tiles = counts.windows[chain.size], counts.tiles[chain.size]
+    near, far, fours = window_links(chain, launch)
+    window, shared_by, read = on_chip(chain, launch)
+    rows = window / read
+    weights = chain.weights(1)
+    lanes = 1 << (chain.links - 1).bit_length()
+    once = read * tiles.find + each.stage * lanes * (read if transpose else 1)
+    # Weights of a transpose come from the window's rows, and a sector each for far links.
+    staged = weights * read + chain.batch * chain.length * 32 * far if transpose else weights
+    return Cost(
+        device=2 * chain.values + weights,
+        l2=chain.values * (1 + read + far) + staged * launch["splits"],
+        shared=rows * 64 * (near + read + fours),
+        instructions=rows
+        * (
+            once / shared_by
+            + 4 * (read * tiles.load + each.row)
+            + 4 * (in_fours(near, each.near) + in_fours(far, each.far))
+        ),
+    )
+
+
+def dot_window(chain: Chain, launch: Launch, counts: Counts) -> Cost:
+    """`dot_window` of one factor, and the sum of its dots over blocks."""
+    each, tiles = counts.windows[chain.size], counts.tiles[chain.size]
+    near, far, fours = window_links(chain, launch)
+    window, shared_by, read = on_chip(chain, launch)
+    rows = window / read
+    all_dots = launch["splits"] * chain.batch * chain.length * chain.links * 4
+    once = read * tiles.find + each.dots * chain.links
+    return Cost(
+        device=2 * chain.values + 2 * all_dots + chain.weights(1),
+        l2=chain.values * (1 + read + far) + 2 * all_dots,
+        shared=rows * (64 * (near + read) + 32 * fours),
+        instructions=rows
+        * (
+            once / shared_by
+            + 4 * (read * tiles.load + each.row)
+            + 4 * (in_fours(near, each.near_dots) + in_fours(far, each.far_dots))
+        ),
+        launches=3,
+    )
+
+
 def bands(chain: Chain, launch: Launch, counts: Counts) -> Cost:
     """`band` over a pass."""
     each = counts.bands[chain.links]
@@ -307,7 +383,7 @@ def backward_product(chain: Chain, counts: Counts) -> Cost:
 def forward_costs(chain: Chain, launches: list[Launch], counts: Counts) -> list[Cost]:
     """Of every launch of a forward plan."""
     alone = all(launch["way"] == "product" for launch in launches)
-    ways = {"tiles": forward_tiles, "bands": bands}
+    ways = {"tiles": forward_tiles, "bands": bands, "windows": mix_window}
     return [
         product(chain, counts, alone)
         if launch["way"] == "product"
@@ -330,6 +406,9 @@ def backward_costs(chain: Chain, launches: list[Launch], counts: Counts) -> list
     for launch, after in zip(launches, [*launches[1:], None], strict=True):
         if launch["way"] == "product":
             costs.append(backward_product(chain, counts))
+        elif launch["way"] == "windows":
+            costs.append(mix_window(chain, launch, counts, transpose=True))
+            costs.append(dot_window(chain, launch, counts))
         else:
             costs.append(backward_tiles(chain, launch, counts))
         if after is not None and after["first"] not in starts:

@@ -18,7 +18,7 @@
 namespace paramixer::cuda {
 namespace {
 
-constexpr std::array kWays = {"product", "tiles", "bands"};
+constexpr std::array kWays = {"product", "tiles", "bands", "windows"};
 
 // How a launch covers the rings, and its grid.
 struct Grid {
@@ -31,6 +31,7 @@ struct Grid {
   int64_t walks = 0;  // of whole warps through the segments of a tile, of all pairs
   int64_t short_walks = 0;
   int64_t splits = 1;  // of the channels among blocks
+  int64_t near = 0;    // links that a window serves
 };
 
 // Weights (B, N, M, K) as a layer writes them.
@@ -55,6 +56,10 @@ Grid tile_grid(const Case& c, Direction direction, const Sweep& sweep) {
             .threads = shape.threads,
             .shared = shape.memory.total(),
             .splits = shape.splits};
+  if (sweep.window > 0) {
+    grid.rows = sweep.window;
+    grid.near = static_cast<int64_t>(window_links(sweep, chain.problem.links).near.size());
+  }
   for (const Turn& turn : shape.turns) {
     if (turn.factors == 1) continue;
     ++grid.pairs;
@@ -79,9 +84,9 @@ Grid band_grid(const Case& c, const Sweep& sweep) {
 
 void print_launch(const Case& c, Direction direction, const Sweep& sweep, bool last) {
   const Way way = way_of(sweep);
-  const Grid grid = way == Way::kTiles   ? tile_grid(c, direction, sweep)
+  const Grid grid = way == Way::kProduct ? Grid{}
                     : way == Way::kBands ? band_grid(c, sweep)
-                                         : Grid{};
+                                         : tile_grid(c, direction, sweep);
   using Long = long long;
   std::printf(R"({"way": "%s", "first": %d, "factors": %d, "ring": %lld, "channels": %lld, )",
               kWays[static_cast<size_t>(way)], sweep.first, sweep.factors, Long{sweep.ring},
@@ -90,8 +95,8 @@ void print_launch(const Case& c, Direction direction, const Sweep& sweep, bool l
       R"("rows": %lld, "tiles": %lld, "pairs": %d, "walks": %lld, "short": %lld, "splits": %lld, )",
       Long{grid.rows}, Long{grid.tiles}, grid.pairs, Long{grid.walks}, Long{grid.short_walks},
       Long{grid.splits});
-  std::printf(R"("blocks": %lld, "threads": %d, "shared": %lld}%s)", Long{grid.blocks},
-              grid.threads, Long{grid.shared}, last ? "" : ", ");
+  std::printf(R"("near": %lld, "blocks": %lld, "threads": %d, "shared": %lld}%s)", Long{grid.near},
+              Long{grid.blocks}, grid.threads, Long{grid.shared}, last ? "" : ", ");
 }
 
 void print_plan(const char* name, const Case& c, Direction direction, bool training) {

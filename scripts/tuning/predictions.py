@@ -62,7 +62,7 @@ def short(launches: list[Launch]) -> str:
         return f"{len(launches)} products"
     runs = itertools.groupby(launches, key=lambda launch: launch["way"])
     return ", ".join(
-        f"{' + '.join(str(launch['factors']) for launch in run)} in {way}" for way, run in runs
+        f"{listed([launch['factors'] for launch in run], ' + ')} in {way}" for way, run in runs
     )
 
 
@@ -72,12 +72,12 @@ def bound(cost: Cost, machine: Machine) -> str:
     return WORDS[slowest]
 
 
-def listed(numbers: list[float]) -> str:
+def listed(numbers: list[float], between: str = ", ") -> str:
     """One number a launch; of many equal ones the first and how many."""
     texts = [f"{number:.0f}" for number in numbers]
     if len(texts) > 3 and len(set(texts)) == 1:
         return f"{len(texts)} x {texts[0]}"
-    return ", ".join(texts)
+    return between.join(texts)
 
 
 def goal(chain: Chain, which: int) -> str:

@@ -93,7 +93,7 @@ def family(kernel: str) -> str:
     """Which kernels of `plans` a readable name belongs to."""
     if kernel.startswith("band"):
         return "band " + kernel.split()[2]
-    return "tile" if kernel.startswith("chain_tile") else "single"
+    return "tile" if kernel.startswith("chain_tile") or "_window" in kernel else "single"
 
 
 def number(architecture: str) -> int:

@@ -1,9 +1,11 @@
-// Chains in tiles on the host, against float64: every protocol, small tiles with all their borders,
-// every layout, and the plans that the CUDA key makes, with bands too.
+// Chains in tiles on the host, against float64: every protocol, small tiles and windows with all
+// their borders, every layout, and the plans that the CUDA key makes, with bands too.
 
 #include <gtest/gtest.h>
 
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "simt.h"
@@ -13,6 +15,7 @@
 #include "chain_tile_backward.cuh"
 #include "kernels.cuh"
 #include "pass_plan.h"
+#include "window.cuh"
 
 namespace paramixer::testing {
 namespace {
@@ -21,18 +24,36 @@ using cuda::LaunchLimits;
 constexpr cuda::Direction kForward = cuda::Direction::kForward;
 using Bytes = std::vector<unsigned char>;
 
+simt::Config config_of(const char* name, const cuda::TileShape& shape, simt::Order order) {
+  EXPECT_LE(shape.memory.total(), cuda::TileTraits::kSharedBytes);
+  return {.name = name,
+          .grid = {static_cast<unsigned>(shape.blocks)},
+          .block = {static_cast<unsigned>(shape.threads)},
+          .shared_bytes = static_cast<size_t>(shape.memory.total()),
+          .order = order};
+}
+
 template <typename T>
 void emulate_tiles(cuda::Direction direction, const ChainProblem& chain, const Sweep& sweep,
                    simt::Order order, const LaunchLimits& limits) {
   const cuda::TileShape shape = cuda::tile_shape(direction, sizeof(T), chain, sweep, limits);
-  ASSERT_LE(shape.memory.total(), cuda::TileTraits::kSharedBytes);
   const auto arguments = cuda::make_tile_arguments<T>(chain, sweep, shape);
-  simt::launch({.name = direction == kForward ? "chain_tile" : "chain_tile_backward",
-                .grid = {static_cast<unsigned>(shape.blocks)},
-                .block = {static_cast<unsigned>(shape.threads)},
-                .shared_bytes = static_cast<size_t>(shape.memory.total()),
-                .order = order},
+  const char* name = direction == kForward ? "chain_tile" : "chain_tile_backward";
+  simt::launch(config_of(name, shape, order),
                [&] { cuda::find_tile_kernel<T>(direction)(arguments); });
+}
+
+template <typename T>
+void emulate_window(cuda::Direction direction, const ChainProblem& chain, const Sweep& sweep,
+                    simt::Order order, const LaunchLimits& limits) {
+  cuda::for_each_window_launch<T>(
+      direction, chain, sweep, limits,
+      [&](auto function, const auto& arguments, const cuda::TileShape& shape) {
+        const bool dots = function == &cuda::dot_window_kernel<T>;
+        simt::launch(config_of(dots ? "dot_window" : "mix_window", shape, order),
+                     [&] { function(arguments); });
+        return 0;
+      });
 }
 
 template <typename T>
@@ -99,6 +120,9 @@ Bytes emulate(ChainInstance<T>& instance, const ChainPlan& plan, const std::vect
       case cuda::Way::kBands:
         emulate_bands<T>(instance, chain, sweep, order);
         break;
+      case cuda::Way::kWindows:
+        emulate_window<T>(kForward, chain, sweep, order, limits);
+        break;
     }
     state = target;
   }
@@ -111,7 +135,9 @@ Bytes emulate_backward(ChainInstance<T>& instance, const Sweep& sweep, simt::Ord
                        const LaunchLimits& limits = {}) {
   const ChainProblem chain = instance.backward_problem(sweep);
   instance.poison();
-  emulate_tiles<T>(cuda::Direction::kBackward, chain, sweep, order, limits);
+  const bool window = cuda::way_of(sweep) == cuda::Way::kWindows;
+  (window ? emulate_window<T> : emulate_tiles<T>)(cuda::Direction::kBackward, chain, sweep, order,
+                                                  limits);
   return instance.bytes();
 }
 
@@ -167,6 +193,29 @@ class ChainTileTest : public ::testing::Test {
         {.rows = rows, .channels = channels, .factors = factors, .product_cost = 1e6});
   }
 
+  // Every factor with a window of so many bytes of shared memory that small rings have several.
+  static ChainPlan small_windows(const ChainCase& c, int64_t shared_bytes) {
+    ChainPlan plan;
+    const int links = c.protocol.links;
+    std::vector<int64_t> offsets;
+    for (const int64_t offset : c.protocol.offsets) {
+      offsets.push_back(reduce_offset(offset, c.length));
+    }
+    for (int m = 0; m < factor_count(c.protocol); ++m) {
+      auto window = cuda::plan_window(kForward, sizeof(T), c.length,
+                                      std::span<const int64_t>(offsets).subspan(m * links, links),
+                                      shared_bytes);
+      if (!window) {
+        ADD_FAILURE() << "no window of " << shared_bytes << " bytes";
+        continue;
+      }
+      window->sweeps[0].first = m;
+      plan.sweeps.push_back(window->sweeps[0]);
+      plan.offsets.push_back(std::move(window->offsets[0]));
+    }
+    return plan;
+  }
+
   static ChainPlan own_plan(const ChainCase& c, cuda::Direction direction = kForward,
                             int64_t band_bytes = 0, const std::vector<int64_t>& cuts = {}) {
     return cuda::plan_for_cuda({direction, kDType<T>, c.residual, c.length, c.channels,
@@ -212,6 +261,34 @@ TYPED_TEST(ChainTileTest, SmallTilesBackward) {
     }
   }
   EXPECT_GT(pieces, simt::kReportsRaces ? 1 : 10);
+}
+
+// Tiles and windows that end within the ring and beyond its seam, near and far links of any number.
+TYPED_TEST(ChainTileTest, SmallWindows) {
+  int turn = 0, pieces = 0, near = 0, far = 0;
+  for (const int64_t length : lengths()) {
+    for (const Protocol& protocol : protocols(length, /*factors=*/2)) {
+      ++turn;
+      if (simt::kReportsRaces && turn % 4 != 0) continue;
+      const ChainCase c = {length, std::vector<int64_t>{1, 8, 33, 70}[turn % 4], protocol,
+                           Residual(turn % 3), ChainLayout(turn % kChainLayoutCount)};
+      const int64_t row = cuda::kWindowRowBytes + 16 * (protocol.links / 4 + 2);
+      const int64_t rows = std::vector<int64_t>{30, 7, 90, 12}[turn / 2 % 4];
+      const ChainPlan plan = this->small_windows(c, rows * row);
+      for (const Sweep& sweep : plan.sweeps) {
+        const cuda::WindowLinks links = cuda::window_links(sweep, protocol.links);
+        pieces += sweep.tile < sweep.ring;
+        near += links.near.size() >= 4;
+        far += links.far.size() >= 4;
+      }
+      ASSERT_NO_FATAL_FAILURE(this->run(c, plan, {}, turn % 3 == 0));
+      if (c.residual == Residual::kInitial) continue;
+      ASSERT_NO_FATAL_FAILURE(this->run_backward(c, plan, turn % 3 == 1));
+    }
+  }
+  EXPECT_GT(pieces, simt::kReportsRaces ? 1 : 40);
+  EXPECT_GT(near, simt::kReportsRaces ? 1 : 20);
+  EXPECT_GT(far, simt::kReportsRaces ? 0 : 4);
 }
 
 TYPED_TEST(ChainTileTest, EveryLayoutWithEveryResidual) {
@@ -275,6 +352,31 @@ TYPED_TEST(ChainTileTest, PlansWithBands) {
   }
   EXPECT_GE(bands, 6);
   EXPECT_GE(others, 2);
+}
+
+// Far links, a seam within a window, and rings that tiles do not divide.
+TYPED_TEST(ChainTileTest, ChordOnALongRingHasWindows) {
+  if (simt::kReportsRaces) GTEST_SKIP() << "too long for ThreadSanitizer";
+  for (const int64_t length : {4096, 4097}) {
+    const ChainCase c = {length, length == 4096 ? 40 : 9,
+                         make_protocol("chord", chord(length, /*factors=*/2)), Residual::kPrevious,
+                         ChainLayout::kContiguous};
+    for (const auto direction : {kForward, cuda::Direction::kBackward}) {
+      const ChainPlan plan = this->own_plan(c, direction);
+      ASSERT_EQ(plan.sweeps.size(), 2);
+      for (const Sweep& sweep : plan.sweeps) {
+        ASSERT_EQ(cuda::way_of(sweep), cuda::Way::kWindows);
+        const cuda::WindowLinks links = cuda::window_links(sweep, c.protocol.links);
+        EXPECT_GE(links.near.size(), 9);
+        EXPECT_GE(links.far.size(), 2);
+      }
+      if (direction == kForward) {
+        ASSERT_NO_FATAL_FAILURE(this->run(c, plan, {}, false));
+      } else {
+        ASSERT_NO_FATAL_FAILURE(this->run_backward(c, plan, false));
+      }
+    }
+  }
 }
 
 TYPED_TEST(ChainTileTest, ChordOnAShortRingIsOneLaunch) {
