@@ -138,8 +138,9 @@ inline ChainPlan plan_for_cuda(const ChainShape& chain) {
     }
     if (end - first > 1) return best;
     const std::span<const int64_t> all = chain.offsets;
-    auto window = plan_window(chain.direction, element_bytes(chain.dtype), chain.length,
-                              all.subspan(static_cast<size_t>(first) * links, links));
+    auto window =
+        plan_window(chain.direction, element_bytes(chain.dtype), chain.length, chain.channels,
+                    all.subspan(static_cast<size_t>(first) * links, links));
     // By moves alone: a copy's sweep would point to the offsets of the original.
     if (window && (!best || window->cost < best->cost)) best = std::move(window);
     return best;

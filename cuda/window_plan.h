@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <limits>
 #include <numeric>
@@ -58,19 +59,23 @@ inline TileMemory window_memory(const Sweep& sweep, const WindowLinks& links) {
 
 namespace detail {
 
-// In moves of a row between device memory and chip, as tile_options counts, by the rates of
-// scripts/tuning/model.py: bytes through L2 or instructions, whichever take longer, and a quarter
-// of the rest.
-inline double window_cost(Direction direction, int bytes, const Sweep& sweep,
+// In moves of a row between device memory and chip, as tile_options counts, by the rates and the
+// instructions of scripts/tuning/model.py: what takes longest, and a quarter of the rest.
+inline double window_cost(Direction direction, int bytes, int64_t channels, const Sweep& sweep,
                           const WindowLinks& links) {
   const double near = double(links.near.size()), far = double(links.far.size());
   const double read = double(sweep.window) / double(sweep.tile);
-  const double device = 2, l2 = 0.54 * (1 + read + far), shared = 0.114 * (1.25 * near + read);
-  const double instructions = 0.13 / bytes * (12 + (bytes == 4 ? 2 : 2.5) * near + 4.2 * far);
-  const double slowest = std::max({device, l2, instructions});
+  const double lanes = double(round_up(channels, sweep.channels)) / double(channels);
+  const double staged = 30 * double(std::bit_ceil(links.near.size() + links.far.size()));
+  const double device = 2, l2 = 0.54 * (1 + read + far);
+  const double shared = 0.114 * lanes * (1.25 * near + read);
+  const double each = 12 + (bytes == 4 ? 2 : 2.5) * near + 4.2 * far;
+  const double instructions = 0.13 / bytes * (lanes * each + staged / double(channels));
+  const double slowest = std::max({device, l2, shared, instructions});
   const double cost = slowest + (device + l2 + shared + instructions - slowest) / 4;
-  // The state before it once more, the gradient, and the dots with their sums.
-  return direction == Direction::kForward ? cost : 3.3 * cost;
+  if (direction == Direction::kForward) return cost;
+  // The state before it once more, the gradient, and the dots, which are written and summed.
+  return 3.3 * cost + 12 * (near + far) / (double(channels) * bytes);
 }
 
 // Makes the tile as long as shared memory allows for a window that holds `before` and `behind` rows
@@ -98,7 +103,7 @@ inline bool set_window(Sweep& sweep, int links, int64_t before, int64_t behind,
 // The cheapest window for one factor, and its cost; nothing where none fits. `offsets` in
 // [0, length).
 inline std::optional<ChainPlan> plan_window(Direction direction, int bytes, int64_t length,
-                                            std::span<const int64_t> offsets,
+                                            int64_t channels, std::span<const int64_t> offsets,
                                             int64_t shared_bytes = TileTraits::kSharedBytes) {
   const int links = static_cast<int>(offsets.size());
   std::optional<ChainPlan> best;
@@ -124,7 +129,7 @@ inline std::optional<ChainPlan> plan_window(Direction direction, int bytes, int6
         if (first > 0 || last < 0) continue;
         if (!detail::set_window(sweep, links, -first, last, shared_bytes)) continue;
         const double cost =
-            detail::window_cost(direction, bytes, sweep, window_links(sweep, links));
+            detail::window_cost(direction, bytes, channels, sweep, window_links(sweep, links));
         if (cost < plan.cost) {
           plan.cost = cost;
           plan.sweeps = {sweep};

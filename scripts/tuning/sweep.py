@@ -48,6 +48,7 @@ VARIANTS: list[Knobs] = [
         "TileTraits.kThreads": "512",
         "TileTraits.kBlocksPerSM": "1",
     },
+    *({"TileTraits.kWindowRows": rows} for rows in ("1", "4")),
     {"Traits.kBlocksPerSM": "3"},
     {"Traits.kBlocksPerSM": "4"},
     {"Traits.kThreads": "128", "Traits.kBlocksPerSM": "4"},
@@ -58,12 +59,15 @@ VARIANTS: list[Knobs] = [
     {"BandKnobs.kThreads": "512", "BandKnobs.kBlocksPerSM": "1"},
 ]
 
-# What a sweep times: the goals' middle shape and the small one, and a whole ring of any links.
+# What a sweep times: the goals' middle shape and the small one, a whole ring of any links, and
+# windows.
 CASES = [
     Chain(8, 16384, 128, "cdil", 3, 14, "float32"),
     Chain(8, 16384, 128, "cdil", 3, 14, "bfloat16"),
     Chain(32, 1024, 64, "cdil", 3, 10, "bfloat16"),
     Chain(32, 1024, 64, "chord", 11, 10, "float32"),
+    Chain(8, 16384, 128, "chord", 15, 14, "float32"),
+    Chain(8, 16384, 128, "chord", 15, 14, "bfloat16"),
 ]
 
 

@@ -214,6 +214,17 @@ TYPED_TEST(CudaChainTest, LongRings) {
   }
 }
 
+// Windows, with near links and far ones.
+TYPED_TEST(CudaChainTest, LongRingsOfChord) {
+  for (const int64_t length : {4096, 4097}) {
+    const ChainCase c = {length, length == 4096 ? 40 : 9,
+                         make_protocol("chord", chord(length, /*factors=*/3)), Residual::kPrevious,
+                         ChainLayout::kContiguous};
+    ASSERT_NO_FATAL_FAILURE(this->check_forward(c, {1}));
+    ASSERT_NO_FATAL_FAILURE(this->check_backward(c));
+  }
+}
+
 TYPED_TEST(CudaChainTest, ACapturedChainReplays) {
   const ChainCase c = {1024, 64, make_protocol("cdil", cdil(1024)), Residual::kPrevious,
                        ChainLayout::kContiguous};

@@ -202,7 +202,7 @@ class ChainTileTest : public ::testing::Test {
       offsets.push_back(reduce_offset(offset, c.length));
     }
     for (int m = 0; m < factor_count(c.protocol); ++m) {
-      auto window = cuda::plan_window(kForward, sizeof(T), c.length,
+      auto window = cuda::plan_window(kForward, sizeof(T), c.length, c.channels,
                                       std::span<const int64_t>(offsets).subspan(m * links, links),
                                       shared_bytes);
       if (!window) {

@@ -1,5 +1,5 @@
 // Grid limits, index width and access width, for problems too large to hold in memory, how chains
-// in tiles are launched, and when chains run in bands.
+// in tiles are launched, and when chains run in bands or with windows.
 
 #include "launch_shape.h"
 
@@ -258,6 +258,85 @@ TEST(CudaPlanTest, BandsWhereTheyCostLess) {
   EXPECT_EQ(ways_of(wide), Ways{Way::kTiles});
 }
 
+TEST(CudaPlanTest, WindowsWhereLinksLeadTooFarForTiles) {
+  const auto ways_of = [](Direction direction, DType dtype, int64_t length, int64_t channels,
+                          const FactorOffsets& offsets, Residual residual = Residual::kPrevious) {
+    const auto protocol = testing::make_protocol("", offsets);
+    std::set<Way> ways;
+    for (const Sweep& sweep :
+         plan_for_cuda({direction, dtype, residual, length, channels,
+                        testing::factor_count(protocol), protocol.offsets, /*cuts=*/{}})
+             .sweeps) {
+      ways.insert(way_of(sweep));
+    }
+    return ways;
+  };
+  using Ways = std::set<Way>;
+  for (const Direction direction : {Direction::kForward, Direction::kBackward}) {
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+      for (const int64_t length : {4096, 4097, 16384, 131072}) {
+        for (const int64_t channels : {32, 128}) {
+          EXPECT_EQ(ways_of(direction, dtype, length, channels, chord(length)),
+                    Ways{Way::kWindows});
+        }
+      }
+      EXPECT_EQ(ways_of(direction, dtype, 16384, 128, cdil(16384)), Ways{Way::kTiles});
+    }
+    EXPECT_EQ(ways_of(direction, DType::kFloat64, 16384, 128, chord(16384)), Ways{Way::kProduct});
+  }
+  const auto of_initial = [&](Direction direction) {
+    return ways_of(direction, DType::kFloat32, 16384, 128, chord(16384), Residual::kInitial);
+  };
+  EXPECT_EQ(of_initial(Direction::kForward), Ways{Way::kWindows});
+  EXPECT_EQ(of_initial(Direction::kBackward), Ways{Way::kProduct});
+}
+
+TEST(WindowTest, LinksStayInTheWindowOrLeadOutOfIt) {
+  for (const int64_t length : {5, 64, 1000, 4096, 4097, 65536}) {
+    for (const FactorOffsets& offsets : {chord(length), cdil(length), cdil(length, std::nullopt, 9),
+                                         testing::random_offsets(3, 7, 0, length - 1)}) {
+      for (const int bytes : {2, 4}) {
+        for (const int64_t shared : {4 * 1024, 99 * 1024}) {
+          std::vector<int64_t> reduced;
+          for (const int64_t offset : offsets.back()) {
+            reduced.push_back(reduce_offset(offset, length));
+          }
+          const auto plan =
+              plan_window(Direction::kForward, bytes, length, /*channels=*/20, reduced, shared);
+          ASSERT_TRUE(plan.has_value());
+          const Sweep& sweep = plan->sweeps[0];
+          const WindowLinks links = window_links(sweep, static_cast<int>(reduced.size()));
+          EXPECT_EQ(links.near.size() + links.far.size(), reduced.size());
+          ASSERT_LE(window_memory(sweep, links).total(), shared);
+          ASSERT_GE(sweep.halo, 0);
+          ASSERT_GE(sweep.window, sweep.tile + sweep.halo);
+          ASSERT_EQ(sweep.ring * sweep.classes, length);
+          for (const int k : links.near) {
+            // From any row of the tile to a row of the window, which lies that far along the ring.
+            const int64_t along = paramixer::detail::shorter_way(sweep.offsets[k], sweep.ring);
+            EXPECT_GE(sweep.halo + along, 0);
+            EXPECT_LE(sweep.halo + sweep.tile + along, sweep.window);
+            EXPECT_EQ(reduce_offset(along * sweep.step, length), reduced[k]);
+          }
+        }
+      }
+    }
+  }
+}
+
+// One row of the window for every row of the tile, and one of memory for a far link, take less time
+// than one of L2 for every link.
+TEST(WindowTest, ALongTileHasAWindowOfItsNearestLinks) {
+  const std::vector<int64_t> offsets = chord(16384)[0];
+  const auto plan = plan_window(Direction::kForward, sizeof(float), 16384, 128, offsets);
+  ASSERT_TRUE(plan.has_value());
+  const Sweep& sweep = plan->sweeps[0];
+  EXPECT_EQ(window_links(sweep, 15).near.size(), 11);  // 0 to 512
+  EXPECT_EQ(sweep.halo, 0);
+  EXPECT_EQ(sweep.window - sweep.tile, 512);
+  EXPECT_EQ(sweep.tile, 497);  // 33 equal tiles
+}
+
 TEST(CudaPlanTest, SwitchOfBands) {
   EXPECT_TRUE(parse_band_switch(nullptr));
   EXPECT_TRUE(parse_band_switch("on"));
@@ -292,6 +371,9 @@ TEST(CudaPlanTest, TargetsOfSweeps) {
   const std::vector<int64_t> cuts = {2};
   EXPECT_EQ(choose_targets(plan_of({true, true, true, true}), cuts),
             (Targets{kResult, kKept, kResult, kResult}));
+  ChainPlan windows = plan_of({true, true});
+  for (Sweep& sweep : windows.sweeps) sweep.window = 64;
+  EXPECT_EQ(choose_targets(windows, {}), (Targets{kTemporary, kResult}));
 }
 
 }  // namespace

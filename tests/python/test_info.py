@@ -125,15 +125,21 @@ def test_short_rings_on_cuda_take_few_launches(length, dtype, residual):
         assert chord[0].endswith(f"and all {length} rows")
 
 
-@pytest.mark.parametrize(
-    ("length", "offsets", "dtype"),
-    [
-        (65536, links.chord(65536), torch.float32),
-        (64, links.cdil(64), torch.float64),
-    ],
-)
-def test_chains_that_are_single_products_on_cuda(length, offsets, dtype):
-    lines = sweeps(info.plan(length, 64, offsets, dtype=dtype, device="cuda"))
+@pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 16), (torch.bfloat16, 32)])
+def test_chord_on_a_long_ring_on_cuda(dtype, width):
+    """One factor a launch; nearer links stay among rows that are on chip."""
+    lines = sweeps(info.plan(16384, 128, links.chord(16384), "previous", dtype, "cuda"))
+    assert lines == [
+        f"launch {m + 1}: factor {m} in tiles of {width} channels and 497 of 16384 rows "
+        "with windows of 1009 rows"
+        for m in range(14)
+    ]
+
+
+@pytest.mark.parametrize("offsets", [links.chord(65536), links.cdil(64)])
+def test_chains_that_are_single_products_on_cuda(offsets):
+    length = 2 ** len(offsets)
+    lines = sweeps(info.plan(length, 64, offsets, dtype=torch.float64, device="cuda"))
     expected = [f"launch {m + 1}: factor {m} as a product of its own" for m in range(len(offsets))]
     assert lines == expected
 

@@ -114,6 +114,30 @@ def test_bytes_follow_from_the_plan():
     assert product.device == 2 * 64 * (2 * 32 * 4 + 40)
 
 
+def test_a_window_reads_its_rows_once_and_far_ones_once_a_link():
+    chain = model.Chain(2, 4096, 128, "chord", 13, 12, "float32")
+    launch = {"way": "windows", "tiles": 8, "rows": 1024, "ring": 4096, "channels": 16}
+    launch |= {"near": 11, "splits": 1}
+    counts = model.Counts()
+    cost = model.mix_window(chain, launch, counts)
+    assert cost.device == 2 * chain.values + chain.weights(1)
+    assert cost.l2 == chain.values * (1 + 2 + 2) + chain.weights(1)
+    dots = model.dot_window(chain, launch, counts)
+    assert dots.l2 == chain.values * (1 + 2 + 2) + 2 * 2 * 4096 * 13 * 4
+    forward, back = (
+        sum(costs, model.Cost())
+        for costs in (
+            model.forward_costs(chain, [launch], counts),
+            model.backward_costs(chain, [launch | {"first": 0}], counts),
+        )
+    )
+    assert (forward.launches, back.launches) == (1, 4)
+    products = model.product(chain, counts, alone=True), model.backward_product(chain, counts)
+    for machine in model.MACHINES:
+        assert forward.microseconds(machine) < 0.6 * products[0].microseconds(machine)
+        assert back.microseconds(machine) < 0.8 * products[1].microseconds(machine)
+
+
 TRAITS = (SCRIPTS.parent / "cuda" / "traits.h").read_text()
 
 
