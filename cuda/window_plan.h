@@ -78,15 +78,15 @@ inline double window_cost(Direction direction, int bytes, int64_t channels, cons
   return 3.3 * cost + 12 * (near + far) / (double(channels) * bytes);
 }
 
-// Makes the tile as long as shared memory allows for a window that holds `before` and `behind` rows
-// besides; false where it holds none.
-inline bool set_window(Sweep& sweep, int links, int64_t before, int64_t behind,
+// Makes the tile as long as shared memory allows for a window that has the sweep's halo and
+// `behind` rows on its other side; false where it holds none.
+inline bool set_window(Sweep& sweep, const WindowLinks& links, int64_t behind,
                        int64_t shared_bytes) {
-  sweep.halo = before;
   const auto fits = [&](int64_t rows) {
     sweep.tile = rows;
-    sweep.window = before + rows + behind;
-    return window_memory(sweep, window_links(sweep, links)).total() <= shared_bytes;
+    sweep.window = sweep.halo + rows + behind;
+    return sweep.window <= shared_bytes / kWindowRowBytes &&
+           window_memory(sweep, links).total() <= shared_bytes;
   };
   int64_t least = 0, beyond = std::min(sweep.ring, shared_bytes / kWindowRowBytes) + 1;
   while (least + 1 < beyond) {
@@ -98,6 +98,33 @@ inline bool set_window(Sweep& sweep, int links, int64_t before, int64_t behind,
   return fits(ceil_div(sweep.ring, tiles));
 }
 
+// The cheapest of all windows from one link to another for a sweep that is otherwise known: that
+// sweep and its cost, or nothing.
+inline std::optional<std::pair<Sweep, double>> cheapest_window(Direction direction, int bytes,
+                                                               int64_t channels, Sweep sweep,
+                                                               int links, int64_t shared_bytes) {
+  std::vector<int64_t> ends = {0};
+  for (int k = 0; k < links; ++k) {
+    ends.push_back(paramixer::detail::shorter_way(sweep.offsets[k], sweep.ring));
+  }
+  std::sort(ends.begin(), ends.end());
+  ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
+  std::optional<std::pair<Sweep, double>> best;
+  for (const int64_t first : ends) {
+    for (const int64_t last : ends) {
+      if (first > 0 || last < 0) continue;
+      sweep.halo = -first;
+      sweep.tile = 0;
+      sweep.window = last - first;
+      const WindowLinks found = window_links(sweep, links);
+      if (!set_window(sweep, found, last, shared_bytes)) continue;
+      const double cost = window_cost(direction, bytes, channels, sweep, found);
+      if (!best || cost < best->second) best = {sweep, cost};
+    }
+  }
+  return best;
+}
+
 }  // namespace detail
 
 // The cheapest window for one factor, and its cost; nothing where none fits. `offsets` in
@@ -105,38 +132,23 @@ inline bool set_window(Sweep& sweep, int links, int64_t before, int64_t behind,
 inline std::optional<ChainPlan> plan_window(Direction direction, int bytes, int64_t length,
                                             int64_t channels, std::span<const int64_t> offsets,
                                             int64_t shared_bytes = TileTraits::kSharedBytes) {
-  const int links = static_cast<int>(offsets.size());
   std::optional<ChainPlan> best;
   for (int64_t step = paramixer::detail::shortest_link(offsets, length); step > 0; step /= 2) {
-    ChainPlan plan;
-    plan.offsets.push_back(paramixer::detail::all_in_steps(offsets, step % length, length));
-    if (plan.offsets[0].empty()) continue;
+    auto along = paramixer::detail::all_in_steps(offsets, step % length, length);
+    if (along.empty()) continue;
     Sweep sweep;
     sweep.step = step % length;
     sweep.classes = std::gcd(length, sweep.step);
     sweep.ring = length / sweep.classes;
     sweep.channels = kWindowRowBytes / bytes;
-    sweep.offsets = plan.offsets[0].data();  // moving a vector leaves its elements in place
-    std::vector<int64_t> ends = {0};
-    for (const int64_t offset : plan.offsets[0]) {
-      ends.push_back(paramixer::detail::shorter_way(offset, sweep.ring));
-    }
-    std::sort(ends.begin(), ends.end());
-    ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
-    plan.cost = std::numeric_limits<double>::infinity();
-    for (const int64_t first : ends) {
-      for (const int64_t last : ends) {
-        if (first > 0 || last < 0) continue;
-        if (!detail::set_window(sweep, links, -first, last, shared_bytes)) continue;
-        const double cost =
-            detail::window_cost(direction, bytes, channels, sweep, window_links(sweep, links));
-        if (cost < plan.cost) {
-          plan.cost = cost;
-          plan.sweeps = {sweep};
-        }
-      }
-    }
-    if (!plan.sweeps.empty() && (!best || plan.cost < best->cost)) best = std::move(plan);
+    sweep.offsets = along.data();  // moving a vector leaves its elements in place
+    const auto found = detail::cheapest_window(direction, bytes, channels, sweep,
+                                               static_cast<int>(offsets.size()), shared_bytes);
+    if (!found || (best && best->cost <= found->second)) continue;
+    best.emplace();
+    best->sweeps = {found->first};
+    best->offsets.push_back(std::move(along));
+    best->cost = found->second;
   }
   return best;
 }

@@ -273,13 +273,13 @@ TYPED_TEST(ChainTileTest, SmallWindows) {
       const ChainCase c = {length, std::vector<int64_t>{1, 8, 33, 70}[turn % 4], protocol,
                            Residual(turn % 3), ChainLayout(turn % kChainLayoutCount)};
       const int64_t row = cuda::kWindowRowBytes + 16 * (protocol.links / 4 + 2);
-      const int64_t rows = std::vector<int64_t>{30, 7, 90, 12}[turn / 2 % 4];
+      const int64_t rows = std::vector<int64_t>{30, 12, 7, 90}[turn / 2 % 4];
       const ChainPlan plan = this->small_windows(c, rows * row);
       for (const Sweep& sweep : plan.sweeps) {
         const cuda::WindowLinks links = cuda::window_links(sweep, protocol.links);
         pieces += sweep.tile < sweep.ring;
         near += links.near.size() >= 4;
-        far += links.far.size() >= 4;
+        far += !links.far.empty();
       }
       ASSERT_NO_FATAL_FAILURE(this->run(c, plan, {}, turn % 3 == 0));
       if (c.residual == Residual::kInitial) continue;
@@ -288,7 +288,7 @@ TYPED_TEST(ChainTileTest, SmallWindows) {
   }
   EXPECT_GT(pieces, simt::kReportsRaces ? 1 : 40);
   EXPECT_GT(near, simt::kReportsRaces ? 1 : 20);
-  EXPECT_GT(far, simt::kReportsRaces ? 0 : 4);
+  EXPECT_GT(far, simt::kReportsRaces ? 0 : 10);
 }
 
 TYPED_TEST(ChainTileTest, EveryLayoutWithEveryResidual) {
@@ -354,17 +354,18 @@ TYPED_TEST(ChainTileTest, PlansWithBands) {
   EXPECT_GE(others, 2);
 }
 
-// Far links, a seam within a window, and rings that tiles do not divide.
+// Far links, a seam within a window, rings that tiles do not divide, and two rows a thread.
 TYPED_TEST(ChainTileTest, ChordOnALongRingHasWindows) {
   if (simt::kReportsRaces) GTEST_SKIP() << "too long for ThreadSanitizer";
-  for (const int64_t length : {4096, 4097}) {
-    const ChainCase c = {length, length == 4096 ? 40 : 9,
-                         make_protocol("chord", chord(length, /*factors=*/2)), Residual::kPrevious,
-                         ChainLayout::kContiguous};
+  const int64_t whole = sizeof(TypeParam) == 2 ? 64 : 40;  // groups of channels
+  for (const auto& [length, channels] : {std::pair{int64_t{4096}, whole}, {4097, 9}}) {
+    const ChainCase c = {length, channels, make_protocol("chord", chord(length, /*factors=*/2)),
+                         Residual::kPrevious, ChainLayout::kContiguous};
     for (const auto direction : {kForward, cuda::Direction::kBackward}) {
       const ChainPlan plan = this->own_plan(c, direction);
       ASSERT_EQ(plan.sweeps.size(), 2);
       for (const Sweep& sweep : plan.sweeps) {
+        if (channels == 9) continue;  // products may be cheaper
         ASSERT_EQ(cuda::way_of(sweep), cuda::Way::kWindows);
         const cuda::WindowLinks links = cuda::window_links(sweep, c.protocol.links);
         EXPECT_GE(links.near.size(), 9);
@@ -376,6 +377,13 @@ TYPED_TEST(ChainTileTest, ChordOnALongRingHasWindows) {
         ASSERT_NO_FATAL_FAILURE(this->run_backward(c, plan, false));
       }
     }
+    const ChainPlan small = this->small_windows(c, 20 * 1024);
+    for (const Sweep& sweep : small.sweeps) {
+      EXPECT_GT(sweep.tile, 64);
+      EXPECT_GE(cuda::window_links(sweep, c.protocol.links).far.size(), 4);
+    }
+    ASSERT_NO_FATAL_FAILURE(this->run(c, small, {}, false));
+    ASSERT_NO_FATAL_FAILURE(this->run_backward(c, small, false));
   }
 }
 

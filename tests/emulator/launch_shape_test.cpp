@@ -292,7 +292,7 @@ TEST(CudaPlanTest, WindowsWhereLinksLeadTooFarForTiles) {
 }
 
 TEST(WindowTest, LinksStayInTheWindowOrLeadOutOfIt) {
-  for (const int64_t length : {5, 64, 1000, 4096, 4097, 65536}) {
+  for (const int64_t length : {5, 64, 1000, 4096, 4097, 65536, 1 << 30}) {
     for (const FactorOffsets& offsets : {chord(length), cdil(length), cdil(length, std::nullopt, 9),
                                          testing::random_offsets(3, 7, 0, length - 1)}) {
       for (const int bytes : {2, 4}) {
