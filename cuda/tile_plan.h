@@ -102,8 +102,10 @@ inline int64_t tile_splits(Direction direction, const Problem& problem, const Sw
     most = std::clamp<int64_t>(problem.channels / (sweep.factors * problem.links), 1, groups);
   }
   int64_t best = 1, least = std::numeric_limits<int64_t>::max();
-  for (int64_t wanted = 1; wanted <= most; ++wanted) {
-    const int64_t of_block = detail::ceil_div(groups, wanted);
+  // Once for every number of groups that a block can have, of which there are about 2 sqrt(groups).
+  for (int64_t wanted = 1, of_block = 0; of_block != 1 && wanted <= most;
+       wanted = detail::ceil_div(groups, std::max<int64_t>(of_block - 1, 1))) {
+    of_block = detail::ceil_div(groups, wanted);
     const int64_t splits = detail::ceil_div(groups, of_block);
     const int64_t rounds = detail::ceil_div(tiles * splits, TileTraits::kBlocksAtOnce);
     const int64_t half_groups = rounds * (2 * of_block + 1);
