@@ -12,7 +12,6 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <memory>
 #include <utility>
@@ -89,16 +88,19 @@ int64_t band_bytes(const at::Tensor& weight, const at::Tensor& value, const at::
   return bytes;
 }
 
-// A call and its plan; the state goes from sweep to sweep.
+// Factors of a chain that begins with `initial`, and their plan; the state goes from sweep to
+// sweep.
 class Forward {
  public:
-  Forward(const Factors& factors, const at::Tensor& value, const ChainPlan& plan)
-      : factors_(factors), value_(value), plan_(plan) {}
+  Forward(const Factors& factors, const at::Tensor& initial, const ChainPlan& plan)
+      : factors_(factors), initial_(initial), plan_(plan) {}
 
-  // Writes V_M to `result` and the states at the cuts, in their order, to `states`.
-  void run(const at::Tensor& result, const at::Tensor& states, at::IntArrayRef cuts) const {
+  // Takes `state` through all factors: the last state to `result`, those at the cuts, in their
+  // order, to `states`.
+  void run(at::Tensor state, const at::Tensor& result, const at::Tensor& states,
+           at::IntArrayRef cuts) const {
     const auto targets = choose_targets(plan_, cuts);
-    at::Tensor state = value_, temporary;
+    at::Tensor temporary;
     int64_t kept = 0;
     for (size_t s = 0; s < targets.size(); ++s) {
       at::Tensor target = result;
@@ -137,7 +139,7 @@ class Forward {
 
   void run_tiles(const Sweep& sweep, const at::Tensor& from, const at::Tensor& to) const {
     ops::Operands operands{.weight = factors_.weight(0), .value = from, .result = to};
-    if (factors_.residual == Residual::kInitial) operands.grad = value_;
+    if (factors_.residual == Residual::kInitial) operands.grad = initial_;
     const ops::PreparedProblem prepared(operands, factors_.offsets(0), ops::ChannelStride::kAny);
     C10_CUDA_CHECK(chain_tile(prepared.dtype(), factors_.problem(prepared), sweep,
                               c10::cuda::getCurrentCUDAStream()));
@@ -147,12 +149,12 @@ class Forward {
     at::Tensor mixed =
         paramixer::mix(factors_.weight(sweep.first), from, factors_.offsets(sweep.first));
     if (factors_.residual == Residual::kPrevious) mixed.add_(from);
-    if (factors_.residual == Residual::kInitial) mixed.add_(value_);
+    if (factors_.residual == Residual::kInitial) mixed.add_(initial_);
     to.copy_(mixed);
   }
 
   const Factors& factors_;
-  const at::Tensor& value_;
+  const at::Tensor& initial_;
   const ChainPlan& plan_;
 };
 
@@ -174,7 +176,7 @@ std::tuple<at::Tensor, at::Tensor> mix_chain_forward_key(const at::Tensor& weigh
     return ops::mix_chain_forward_sequence(weight, value, offsets, residual, boundaries);
   }
   const Factors factors{weight, offsets, parsed};
-  Forward(factors, value, *plan).run(result, states, boundaries);
+  Forward(factors, value, *plan).run(value, result, states, boundaries);
   return {result, states};
 }
 
@@ -196,34 +198,42 @@ class Backward {
   at::Tensor run(at::Tensor grad, const at::Tensor& value, const at::Tensor& states,
                  at::IntArrayRef boundaries) const {
     size_t end = sweeps_.size();
+    at::Tensor passed;  // what reaches the value past the factors, where the residual is that
     for (int64_t segment = static_cast<int64_t>(boundaries.size()); segment >= 0; --segment) {
       const int64_t first = segment == 0 ? 0 : boundaries[segment - 1];
       const at::Tensor start = segment == 0 ? value : states.select(0, segment - 1);
       size_t begin = end;
       while (begin > 0 && sweeps_[begin - 1].first >= first) --begin;
-      std::vector<at::Tensor> inputs = inputs_of(begin, end, start);
+      std::vector<at::Tensor> inputs = inputs_of(begin, end, start, value);
       for (size_t s = end; s-- > begin;) {
+        if (factors_.residual == Residual::kInitial) {
+          passed = passed.defined() ? passed + grad : grad;
+        }
         grad = run_sweep(sweeps_[s], inputs.back(), grad);
         inputs.pop_back();
       }
       end = begin;
     }
-    return grad;
+    return passed.defined() ? grad.add_(passed) : grad;
   }
 
  private:
   // The states before the sweeps `begin` to `end`, that before the first being `start`.
-  std::vector<at::Tensor> inputs_of(size_t begin, size_t end, const at::Tensor& start) const {
+  std::vector<at::Tensor> inputs_of(size_t begin, size_t end, const at::Tensor& start,
+                                    const at::Tensor& value) const {
     std::vector<at::Tensor> inputs = {start};
     if (end - begin == 1) return inputs;
     const int64_t first = sweeps_[begin].first;
     std::vector<int64_t> cuts;
     for (size_t s = begin + 1; s + 1 < end; ++s) cuts.push_back(sweeps_[s].first - first);
     const int64_t count = sweeps_[end - 1].first - first;
-    constexpr std::array kResiduals = {"none", "previous", "initial"};
-    const auto [last, states] = mix_chain_forward_key(
-        factors_.weights.narrow(-2, first, count), start, factors_.offsets(first, count),
-        kResiduals[static_cast<size_t>(factors_.residual)], cuts);
+    const at::Tensor weights = factors_.weights.narrow(-2, first, count);
+    const Factors factors{weights, factors_.offsets(first, count), factors_.residual};
+    const at::Tensor last = ops::allocate_mix_chain(weights, start);
+    const at::Tensor states = ops::allocate_chain_states(weights, start, cuts);
+    const auto plan = find_plan(Direction::kForward, weights, start, factors.all_offsets,
+                                factors.residual, cuts, band_bytes(weights, start, last));
+    Forward(factors, value, *plan).run(start, last, states, cuts);
     for (size_t p = 0; p < cuts.size(); ++p) {
       inputs.push_back(states.select(0, static_cast<int64_t>(p)));
     }

@@ -29,18 +29,19 @@ cudaError_t mix_backward(DType dtype, const Problem& problem, cudaStream_t strea
 // writes result. Elements of 2, 4 or 8 bytes.
 cudaError_t rotate_tracks(int bytes, const Rotation& rotation, cudaStream_t stream);
 
-// A sweep in tiles or with a window (of a plan by plan_for_cuda): reads the chain's weight and value, the rows
-// before the sweep's first factor, and writes result, the rows behind its last. grad is V_0 where
-// the residual is the initial value. A sweep with a halo or a window cannot write over what it
-// reads; one of whole rings can.
+// A sweep in tiles or with a window (of a plan by plan_for_cuda): reads the chain's weight and
+// value, the rows before the sweep's first factor, and writes result, the rows behind its last.
+// grad is V_0 where the residual is the initial value. A sweep with a halo or a window cannot write
+// over what it reads; one of whole rings can.
 cudaError_t chain_tile(DType dtype, const ChainProblem& chain, const Sweep& sweep,
                        cudaStream_t stream);
 
 // Both gradients of such a sweep: reads weight, value (the rows before the sweep's first
 // factor) and grad (of the rows behind its last), writes result (the gradient of value) and dots,
 // which are contiguous, (groups, B, N, factors of the sweep, K) in float32 for groups of
-// sweep.channels channels; the gradient of the weights is their sum over the groups. The residual
-// is not the initial value. result overlaps nothing.
+// sweep.channels channels; the gradient of the weights is their sum over the groups. Where the
+// residual is the initial value, sweeps have one factor, and what the gradient adds to that value's
+// past the factor is the caller's. result overlaps nothing.
 cudaError_t chain_tile_backward(DType dtype, const ChainProblem& chain, const Sweep& sweep,
                                 cudaStream_t stream);
 

@@ -67,11 +67,9 @@ struct ChainShape {
 
 namespace detail {
 
-// Whether there are kernels that run the chain in tiles: none for float64, for which nobody waits,
-// and backward none that sums what reaches V_0 past the factors.
+// Whether there are kernels that run the chain in tiles: none for float64, for which nobody waits.
 inline bool can_run_in_tiles(const ChainShape& chain) {
-  return chain.dtype != DType::kFloat64 && chain.length <= std::numeric_limits<int32_t>::max() &&
-         (chain.direction == Direction::kForward || chain.residual != Residual::kInitial);
+  return chain.dtype != DType::kFloat64 && chain.length <= std::numeric_limits<int32_t>::max();
 }
 
 // Every kind of tile that a chain can have.

@@ -140,6 +140,8 @@ inline TileOptions tile_options(const TileKind& kind) {
   options.channels = kind.quads * kQuad;
   options.factors =
       std::min(TileTraits::kMostFactors, std::max(1, TileTraits::kMostOffsets / kind.links));
+  // What every gradient adds to that of V_0 is the caller's, who sees those between sweeps.
+  if (!forward && kind.residual == Residual::kInitial) options.factors = 1;
   // 16 bytes are half a sector; the other half is read right after it, or by another block.
   options.move_cost = row_bytes == 16 ? 1.5 : row_bytes == 32 ? 1.1 : 1.0;
   options.product_cost = 1.4 + 0.6 * kind.links;

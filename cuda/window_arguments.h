@@ -41,6 +41,7 @@ WindowArguments<T> make_window_arguments(Kernel kernel, const ChainProblem& chai
   if (transpose) {  // links lead the other way
     tile.value = tile.grad;
     tile.halo = static_cast<int32_t>(sweep.window - sweep.tile - sweep.halo);
+    if (tile.residual == Residual::kInitial) tile.residual = Residual::kNone;  // the caller's
   }
   tile.stage_bits = std::min<int>(5, std::bit_width(static_cast<unsigned>(count - 1)));
   arguments.transpose = transpose;

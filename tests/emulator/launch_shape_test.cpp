@@ -288,7 +288,7 @@ TEST(CudaPlanTest, WindowsWhereLinksLeadTooFarForTiles) {
     return ways_of(direction, DType::kFloat32, 16384, 128, chord(16384), Residual::kInitial);
   };
   EXPECT_EQ(of_initial(Direction::kForward), Ways{Way::kWindows});
-  EXPECT_EQ(of_initial(Direction::kBackward), Ways{Way::kProduct});
+  EXPECT_EQ(of_initial(Direction::kBackward), Ways{Way::kWindows});
 }
 
 TEST(WindowTest, LinksStayInTheWindowOrLeadOutOfIt) {
@@ -342,6 +342,18 @@ TEST(CudaPlanTest, SwitchOfBands) {
   EXPECT_TRUE(parse_band_switch("on"));
   EXPECT_FALSE(parse_band_switch("off"));
   EXPECT_THROW(parse_band_switch("0"), std::runtime_error);
+}
+
+// Gradients between factors are wanted, so that no sweep takes two of them.
+TEST(CudaPlanTest, GradientsWithTheInitialValueTakeOneFactorASweep) {
+  for (const FactorOffsets& offsets : {cdil(1024), cdil(1024, std::nullopt, 9), chord(1024)}) {
+    const auto protocol = testing::make_protocol("", offsets);
+    const ChainPlan plan =
+        plan_for_cuda({Direction::kBackward, DType::kFloat32, Residual::kInitial, 1024, 64,
+                       testing::factor_count(protocol), protocol.offsets, /*cuts=*/{}});
+    ASSERT_EQ(plan.sweeps.size(), offsets.size());
+    for (const Sweep& sweep : plan.sweeps) EXPECT_NE(way_of(sweep), Way::kProduct);
+  }
 }
 
 // A state that is kept is written by nobody else, and no sweep with a halo writes what it reads.
