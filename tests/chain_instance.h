@@ -16,7 +16,6 @@
 #include "chain_cases.h"
 #include "core/problem.h"
 #include "kernel_cases.h"
-#include "tile_plan.h"
 
 namespace paramixer::testing {
 
@@ -101,8 +100,9 @@ class ChainInstance {
   ChainProblem backward_problem(const Sweep& sweep) {
     ChainProblem chain = problem(value_.operand, result_.operand);
     chain.problem.grad = grad_.operand;
-    splits_ = cuda::tile_splits(cuda::Direction::kBackward, problem_, sweep);
-    dots_.assign(splits_ * batches() * case_.length * sweep.factors * problem_.links, NAN);
+    // No more blocks can share a row's channels than it has groups of them.
+    const int64_t groups = (case_.channels + sweep.channels - 1) / sweep.channels;
+    dots_.assign(groups * dots_of_split(sweep), NAN);
     chain.problem.dots.data = dots_.data();
     return chain;
   }
@@ -161,6 +161,7 @@ class ChainInstance {
     for (int f = 0; f + 1 < sweep.factors; ++f) {
       states.push_back(apply(sweep.first + f, states.back(), states[0]));
     }
+    ASSERT_NO_FATAL_FAILURE(check_splits(sweep));
     Numbers grad = numbers(grad_);
     for (int f = sweep.factors - 1; f >= 0; --f) {
       ASSERT_NO_FATAL_FAILURE(check_dots(sweep, f, grad, states[f]));
@@ -194,9 +195,36 @@ class ChainInstance {
     check_surroundings(problem_, buffer, describe(case_));
   }
 
+  int64_t dots_of_split(const Sweep& sweep) const {
+    return batches() * case_.length * sweep.factors * problem_.links;
+  }
+
+  // How many splits of the channels have dots.
+  int64_t written_splits(const Sweep& sweep) const {
+    int64_t splits = 0;
+    for (size_t first = 0; first < dots_.size(); first += dots_of_split(sweep)) {
+      splits += !std::isnan(dots_[first]);
+    }
+    return splits;
+  }
+
+  // The first splits are written whole and the others not at all; all together take no more than
+  // two tensors like V, unless one does.
+  void check_splits(const Sweep& sweep) const {
+    const int64_t each = dots_of_split(sweep), splits = written_splits(sweep);
+    ASSERT_GE(splits, 1) << describe(case_);
+    const int64_t value_bytes = batches() * case_.length * case_.channels * int64_t{sizeof(T)};
+    const int64_t bytes = splits * each * int64_t{sizeof(float)};
+    ASSERT_TRUE(splits == 1 || bytes <= 2 * value_bytes) << describe(case_);
+    const auto end = dots_.begin() + splits * each;
+    const auto is_nan = [](float dot) { return std::isnan(dot); };
+    ASSERT_TRUE(std::none_of(dots_.begin(), end, is_nan)) << describe(case_);
+    ASSERT_TRUE(std::all_of(end, dots_.end(), is_nan)) << describe(case_);
+  }
+
   void check_dots(const Sweep& sweep, int factor, const Numbers& grad, const Numbers& state) const {
     const int64_t length = case_.length, channels = case_.channels, links = problem_.links;
-    const int64_t per_split = batches() * length * sweep.factors * links;
+    const int64_t per_split = dots_of_split(sweep), splits = written_splits(sweep);
     for (int64_t row = 0; row < batches() * length; ++row) {
       for (int64_t k = 0; k < links; ++k) {
         const int64_t other = neighbour(row, offset(sweep.first + factor, k));
@@ -205,7 +233,7 @@ class ChainInstance {
           expected += grad.value[row * channels + c] * state.value[other * channels + c];
           magnitude += grad.magnitude[row * channels + c] * state.magnitude[other * channels + c];
         }
-        for (int64_t g = 0; g < splits_; ++g) {
+        for (int64_t g = 0; g < splits; ++g) {
           actual += dots_[g * per_split + (row * sweep.factors + factor) * links + k];
         }
         const double bound = (rounding(sweep.factors) + channels * epsilon<float>()) * magnitude;
@@ -374,7 +402,6 @@ class ChainInstance {
   std::deque<std::pair<int, Tensor<T>>> kept_;
   int64_t weight_factor_ = 0;
   std::vector<float> dots_;
-  int64_t splits_ = 0;
 };
 
 using TileDTypes = ::testing::Types<float, BFloat16, Float16>;

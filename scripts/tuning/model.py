@@ -392,17 +392,12 @@ def forward_costs(chain: Chain, launches: list[Launch], counts: Counts) -> list[
     ]
 
 
-def boundaries(factors: int) -> list[int]:
-    """Where a training pass saves states: saved_boundaries in csrc/core/chain_plan.h."""
-    pieces = min(factors, 3)
-    cuts = [i * factors // pieces for i in range(1, pieces)]
-    return cuts if factors < 6 else [cut - cut % 2 for cut in cuts]
-
-
-def backward_costs(chain: Chain, launches: list[Launch], counts: Counts) -> list[Cost]:
+def backward_costs(
+    chain: Chain, launches: list[Launch], cuts: list[int], counts: Counts
+) -> list[Cost]:
     """Of every launch of a backward plan, and of those that compute states between cuts again."""
     costs = []
-    starts = {0, *boundaries(chain.factors)}
+    starts = {0, *cuts}
     for launch, after in zip(launches, [*launches[1:], None], strict=True):
         if launch["way"] == "product":
             costs.append(backward_product(chain, counts))

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "band_plan.h"
 #include "chain_case.h"
@@ -115,7 +116,12 @@ void print_case(const Case& c) {
   print_plan("saving", c, Direction::kForward, true);
   std::printf(", ");
   print_plan("backward", c, Direction::kBackward, true);
-  std::printf("}");
+  std::printf(R"(, "cuts": [)");  // where a training pass saves states
+  const char* between = "";
+  for (const int64_t cut : saved_boundaries(c.chain.factors)) {
+    std::printf("%s%lld", std::exchange(between, ", "), static_cast<long long>(cut));
+  }
+  std::printf("]}");
 }
 
 void print_kernels() {

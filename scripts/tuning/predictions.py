@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 from tuning import plans
 from tuning.model import (
@@ -111,10 +112,10 @@ def forward_row(chain: Chain, launches: list[Launch], counts: Counts) -> list[st
     ]
 
 
-def training_row(chain: Chain, plan: dict[str, list[Launch]], counts: Counts) -> list[str]:
+def training_row(chain: Chain, plan: dict[str, Any], counts: Counts) -> list[str]:
     """A line of the table of training passes."""
     forward = forward_costs(chain, plan["saving"], counts)
-    back = backward_costs(chain, plan["backward"], counts)
+    back = backward_costs(chain, plan["backward"], plan["cuts"], counts)
     costs = forward + back
     return [
         name(chain),

@@ -194,7 +194,8 @@ def describe(variant: Variant, tool: str | None) -> dict[str, Any]:
         rows[entry.kernel] = f"{entry.registers} x {blocks}"
     for chain, plan in zip(CASES, made, strict=True):
         forward = microseconds(forward_costs(chain, plan["forward"], counts), MACHINES[1])
-        back = microseconds(backward_costs(chain, plan["backward"], counts), MACHINES[1])
+        back_costs = backward_costs(chain, plan["backward"], plan["cuts"], counts)
+        back = microseconds(back_costs, MACHINES[1])
         rows[plans.argument(chain)] = {"forward": forward, "backward": back}
     return rows
 
