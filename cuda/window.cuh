@@ -369,8 +369,8 @@ __global__ void __launch_bounds__(TileTraits::kThreads, TileTraits::kBlocksPerSM
   }
 }
 
-// Calls run(kernel, arguments, shape) for every launch of a sweep with a window, until one returns
-// something else than what a success is.
+// Calls run(kernel, arguments, shape) for every launch of a sweep with a window until one fails;
+// what it returns is a success where it is its type's default.
 template <typename T, typename Run>
 auto for_each_window_launch(Direction direction, const ChainProblem& chain, const Sweep& sweep,
                             const LaunchLimits& limits, const Run& run) {
