@@ -13,8 +13,8 @@ A study says
 `files` are configurations of scripts/train.py, read first; all other keys but `cpu_seconds` and
 `stop_above` are settings of one, those of the model read over those of the task. `cpu_seconds` is
 what all training steps of a run may take of one processor, validation not counted: the first steps
-measure how many that are, and the schedule fits that number. `stop_above` is a validation accuracy
-beyond which a run ends before.
+measure how many that are, once for all seeds, and the schedule fits that number. `stop_above` is a
+validation accuracy beyond which a run ends before.
 
 What was fixed is written to runs/STUDY/TASK/MODEL/seed-S.yaml, a configuration with which
 
@@ -28,6 +28,7 @@ Set OMP_NUM_THREADS=1 to give every worker one processor.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import runpy
 import shutil
@@ -219,13 +220,25 @@ def train(run: Run, runs: Path, script: dict[str, Any]) -> None:
     quiet_lightning()
     plan = folder.with_suffix(".yaml")
     if not plan.exists():
-        seconds, batches = measure(run)
-        print(f"{seconds:.5f} CPU seconds a step, {batches} steps an epoch", flush=True)
-        steps = schedule(run.cpu_seconds, seconds, batches)
+        steps = steps_of(run, folder.with_name("steps.yaml"))
         with replacing(plan) as temporary:
             temporary.write_text(yaml.safe_dump(merged(run.settings, {"trainer": steps})))
     sys.argv = [str(HERE / "train.py"), "fit", "--config", str(plan), "--resume", "true"]
     script["main"]()
+
+
+def steps_of(run: Run, path: Path) -> Settings:
+    """The schedule of all seeds, in a file: the first of them makes it, others wait for that."""
+    with path.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        steps: Settings | None = yaml.safe_load(file)
+        if steps is None:
+            seconds, batches = measure(run)
+            print(f"{seconds:.5f} CPU seconds a step, {batches} steps an epoch", flush=True)
+            steps = schedule(run.cpu_seconds, seconds, batches)
+            yaml.safe_dump(steps, file)
+        return steps
 
 
 def measure(run: Run) -> tuple[float, int]:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from paramixer import tasks
-from paramixer.training import data_for
+from paramixer.training import MIXERS, data_for
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 STUDIES = sorted((SCRIPTS / "configs" / "study").glob("*.yaml"))
@@ -85,6 +85,14 @@ def test_the_schedule_fits_the_budget(script):
     assert script.schedule(10.0, per_step=0.1, batches=3) == {"max_epochs": 33}
 
 
+def test_seeds_share_a_schedule(script, tmp_path, monkeypatch):
+    speeds = iter([0.1, 0.2])  # the second is never asked for
+    monkeypatch.setitem(script.steps_of.__globals__, "measure", lambda run: (next(speeds), 10))
+    runs = [script.Run(f"study/task/model/seed-{seed}", 10.0, {}) for seed in (0, 1)]
+    path = tmp_path / "steps.yaml"
+    assert [script.steps_of(run, path) for run in runs] == 2 * [{"max_epochs": 10}]
+
+
 def test_what_is_no_study_is_refused(script, tiny, monkeypatch):
     monkeypatch.setattr(sys, "argv", command(tiny))
     tiny.write_text("models: {}")
@@ -99,7 +107,7 @@ def test_the_studies_name_tasks_and_models(script, path):
     for run in runs:
         assert run.settings["data"]["task"] in tasks.names()
         assert run.settings["data"]["batch_size"] > 0 and run.cpu_seconds > 0
-        assert run.settings["model"]["mixer"] in ("paramixer", "psf-attention", "transformer")
+        assert run.settings["model"]["mixer"] in MIXERS
         assert run.settings.keys() == {"data", "model", "trainer", "name", "seeds", "out"}
 
 
