@@ -78,9 +78,10 @@ def main() -> None:
     if not finished:
         folders = ", ".join(map(str, arguments.runs))
         sys.exit(f"report: no finished run in {folders} (of {len(records)} records)")
-    cells = by_task(table(finished))
     if arguments.costs:
         cells = by_model(finished, json.loads(arguments.costs.read_text())["results"])
+    else:
+        cells = by_task(table(finished))
     open_runs = [record["path"] for record in records if "test" not in record]
     text = markdown(cells, open_runs) + "".join(comparison(finished, *arguments.compare))
     text += spent(finished)

@@ -16,8 +16,8 @@
 // Traffic per row: mix reads D + K and writes D elements, when a cache holds the links' reach.
 // Large results are written past the caches (can_stream), which saves reading what is overwritten.
 // Products are summed in Accumulate<T> in the order of the links (in chains, of the rows they read
-// where these lie next to each other), with fused multiply-adds where
-// the instruction set has them, and rounded once.
+// where these lie next to each other), with fused multiply-adds where the instruction set has them,
+// and rounded once.
 
 #pragma once
 
