@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SCRIPT = SCRIPTS / "benchmark.py"
@@ -194,6 +195,14 @@ def test_every_mixer_of_the_benchmark_runs(scripts_on_path):
             first = results if name == "forward" else results[0]
             assert first.shape == case.shape
             assert first.isfinite().all()
+
+
+def test_the_table_of_mixers_finds_what_they_cost(scripts_on_path):
+    """The study and the benchmark know a mixer by one name."""
+    from benchmarking import mixers
+
+    study = SCRIPTS / "configs" / "study" / "mixers.yaml"
+    assert yaml.safe_load(study.read_text())["models"].keys() == mixers.MIXERS.keys()
 
 
 def test_an_allocation_beyond_the_limit_fails_alone(tmp_path):
